@@ -1,0 +1,38 @@
+"""Settings: one strict tree, read from ray_config.yaml and overridden by ``--set a.b=c``."""
+
+from genrec.config.load import load_settings, resolved_yaml
+from genrec.config.sections import (
+    BaselineSettings,
+    BundleSettings,
+    DataSettings,
+    EncoderSettings,
+    EvaluationSettings,
+    ItemKNNSettings,
+    ModelSettings,
+    RaySettings,
+    RunSettings,
+    SasRecSettings,
+    ServeSettings,
+    TokenizerSettings,
+    TrainingSettings,
+)
+from genrec.config.tree import Settings
+
+__all__ = [
+    "BaselineSettings",
+    "BundleSettings",
+    "DataSettings",
+    "EncoderSettings",
+    "EvaluationSettings",
+    "ItemKNNSettings",
+    "ModelSettings",
+    "RaySettings",
+    "RunSettings",
+    "SasRecSettings",
+    "ServeSettings",
+    "Settings",
+    "TokenizerSettings",
+    "TrainingSettings",
+    "load_settings",
+    "resolved_yaml",
+]

@@ -1,0 +1,122 @@
+"""Reading ray_config.yaml: base, then one preset, then ``--set`` overrides, then validation."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from genrec.config.tree import Settings
+from genrec.errors import SettingsError
+
+DEFAULT_CONFIG = "ray_config.yaml"
+
+
+def load_settings(
+    path: str | Path | None = None, *, preset: str | None = None, overrides: Sequence[str] = ()
+) -> Settings:
+    """Read, merge and validate the settings.
+
+    Args:
+        path: the YAML file; None: ray_config.yaml here if it exists, else built-in defaults.
+        preset: name below the file's ``presets`` key, merged over the base.
+        overrides: ``section.key=value`` with a YAML value, merged last.
+
+    Raises:
+        SettingsError: naming the key, the value and what it may be.
+    """
+    tree = _read(path)
+    presets = tree.pop("presets", {}) or {}
+    if preset is not None:
+        if preset not in presets:
+            raise SettingsError(f"preset {preset!r} is not in the file; it has: {', '.join(sorted(presets)) or 'none'}")
+        tree = _merged(tree, presets[preset])
+    for override in overrides:
+        tree = _merged(tree, _parse_override(override))
+    return _validated(tree)
+
+
+def resolved_yaml(settings: Settings) -> str:
+    """The resolved tree as YAML that :func:`load_settings` reads back."""
+    return yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False)
+
+
+def _read(path: str | Path | None) -> dict[str, Any]:
+    if path is None:
+        if not Path(DEFAULT_CONFIG).is_file():
+            return {}
+        path = DEFAULT_CONFIG
+    try:
+        tree = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingsError(f"--config {path}: {error.strerror or error}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise SettingsError(f"--config {path}: not YAML: {error}") from error
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise SettingsError(f"--config {path}: expected sections (key: value), got {type(tree).__name__}")
+    return tree
+
+
+def _merged(base: Mapping[str, Any], over: Mapping[str, Any] | None) -> dict[str, Any]:
+    result = dict(base)
+    for key, value in (over or {}).items():
+        old = result.get(key)
+        result[key] = _merged(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+    return result
+
+
+def _parse_override(text: str) -> dict[str, Any]:
+    name, equals, raw = text.partition("=")
+    keys = name.strip().split(".")
+    if not equals or not all(keys):
+        raise SettingsError(f"--set {text!r}: write section.key=value, for example --set training.epochs=5")
+    try:
+        value: Any = yaml.safe_load(raw)
+    except yaml.YAMLError as error:
+        raise SettingsError(f"--set {text!r}: the value is not YAML: {error}") from error
+    if isinstance(value, str):
+        value = _number(value)
+    for key in reversed(keys):
+        value = {key: value}
+    return dict(value)
+
+
+def _number(text: str) -> Any:
+    """YAML 1.1 reads 1e-3 as a string; people mean a number."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def _validated(tree: Mapping[str, Any]) -> Settings:
+    try:
+        return Settings.model_validate(tree)
+    except ValidationError as error:
+        raise SettingsError("\n".join(_explain(item) for item in error.errors())) from None
+
+
+def _explain(item: Any) -> str:
+    location = [str(part) for part in item["loc"]]
+    name = ".".join(location)
+    if item["type"] == "extra_forbidden":
+        known = _keys_at(location[:-1])
+        near = difflib.get_close_matches(location[-1], known, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
+        return f"{name}: unknown key; {hint}"
+    message = item["msg"].removeprefix("Value error, ")
+    return f"{name}: {message} (got {item['input']!r})" if name else message
+
+
+def _keys_at(location: Sequence[str]) -> list[str]:
+    model: Any = Settings
+    for part in location:
+        if isinstance(model, type) and issubclass(model, BaseModel) and part in model.model_fields:
+            model = model.model_fields[part].annotation
+    return sorted(model.model_fields) if isinstance(model, type) and issubclass(model, BaseModel) else []

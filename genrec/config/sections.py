@@ -1,0 +1,200 @@
+"""The sections of the settings tree. Unknown keys are errors; units stand in the names or docs."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+
+
+class Section(BaseModel):
+    """A strict, immutable part of the tree."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+class RunSettings(Section):
+    """Where a run lives and what makes it repeatable."""
+
+    name: str = Field("demo", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="folder below runs/")
+    directory: str = Field("runs", description="holds one folder a run and the shared artifact store")
+    seed: NonNegativeInt = Field(0, description="seeds weights, sampling and dropout of trained models")
+
+
+class DataSettings(Section):
+    """Raw interactions, filtering and splits."""
+
+    reader: Literal["ml-100k", "ml-1m", "amazon-2014", "amazon-2018", "amazon-2023", "research", "table"] = "ml-100k"
+    path: str | None = Field(None, description="file or directory; ml-100k needs none (the recbole wheel carries it)")
+    user_column: str = Field("user", description="reader `table` only")
+    item_column: str = Field("item", description="reader `table` only")
+    time_column: str = Field("time", description="reader `table` only")
+    min_user_interactions: PositiveInt = Field(5, description="k-core: fewest interactions of a user")
+    min_item_interactions: PositiveInt = Field(5, description="k-core: fewest interactions of an item")
+    split: Literal["leave-one-out", "temporal"] = "leave-one-out"
+    valid_share: float = Field(
+        0.1, gt=0, lt=0.5, description="temporal: share of all interactions after the train time"
+    )
+    test_share: float = Field(0.1, gt=0, lt=0.5, description="temporal: share of all interactions after the valid time")
+    head_share: float = Field(
+        0.2, gt=0, lt=1, description="items (by training count) that are head; the others are tail"
+    )
+    head_rule: Literal["training-counts", "literature"] = Field(
+        "training-counts", description="literature: counts over all interactions, as GENPLUGIN's release does"
+    )
+    max_history: PositiveInt = Field(20, description="items of history a model sees")
+
+
+class EncoderSettings(Section):
+    """Frozen item encoder."""
+
+    text: Literal["minilm", "tfidf-svd"] = "minilm"
+    dimension: PositiveInt = Field(128, description="tfidf-svd only: number of components")
+    batch_size: PositiveInt = 64
+    max_tokens: PositiveInt = Field(128, description="minilm only: longer texts are cut")
+
+
+class TokenizerSettings(Section):
+    """Semantic IDs from item embeddings."""
+
+    kind: Literal["rq-vae", "residual-kmeans", "random", "published"] = "rq-vae"
+    seed: NonNegativeInt = 0
+    level_sizes: tuple[PositiveInt, ...] = Field((256, 256, 256), min_length=1, max_length=8)
+    unique: Literal["collision-level", "reallocate"] = Field(
+        "collision-level", description="reallocate: colliding items move to the nearest free code of the last level"
+    )
+    published: str | None = Field(None, description="kind `published`: the JSON file of codes")
+    hidden: tuple[PositiveInt, ...] = Field((512, 256, 128), description="rq-vae: widths of the encoder")
+    latent: PositiveInt = Field(32, description="rq-vae: width of the quantized vector")
+    commitment: NonNegativeFloat = Field(0.25, description="rq-vae: weight of the commitment loss (TIGER: 0.25)")
+    epochs: PositiveInt = Field(200, description="rq-vae: passes over the items")
+    batch_size: PositiveInt = Field(1024, description="rq-vae: items a step")
+    learning_rate: PositiveFloat = Field(1e-3, description="rq-vae")
+    sinkhorn: bool = Field(False, description="rq-vae: balanced assignment on the last level while training")
+    kmeans_iterations: PositiveInt = Field(25, description="iterations of each k-means")
+
+
+class ModelSettings(Section):
+    """The host backbone. Defaults are the paper's shape (FACTS: T5, 4 + 4 layers, d 128)."""
+
+    backbone: Literal["tiger"] = "tiger"
+    d_model: PositiveInt = 128
+    d_ff: PositiveInt = 1024
+    heads: PositiveInt = 6
+    d_head: PositiveInt = 64
+    encoder_layers: PositiveInt = 4
+    decoder_layers: PositiveInt = 4
+    dropout: float = Field(0.1, ge=0, lt=1)
+    relative_buckets: PositiveInt = 32
+    relative_max_distance: PositiveInt = 128
+    encoder_attention: Literal["bidirectional", "causal"] = Field(
+        "bidirectional", description="causal: an item attends to earlier items only; all prefixes train in one pass"
+    )
+
+
+class LossTerm(Section):
+    """One loss of the registry and its weight."""
+
+    name: str
+    weight: NonNegativeFloat = 1.0
+    temperature: PositiveFloat = 1.0
+
+
+class TrainingSettings(Section):
+    """The train loop and how it is spread."""
+
+    strategy: Literal["single", "ddp", "deepspeed"] = Field("ddp", description="single: no Ray, this process")
+    workers: PositiveInt = 1
+    cpus_per_worker: PositiveFloat = 1.0
+    gpus_per_worker: NonNegativeFloat = 0.0
+    max_failures: NonNegativeInt = Field(3, description="worker failures survived before the run fails")
+    batch_size: PositiveInt = Field(512, description="training targets a step, over all workers")
+    epochs: PositiveInt = 200
+    max_steps: PositiveInt | None = Field(None, description="stop after so many optimizer steps")
+    max_minutes: PositiveFloat | None = Field(None, description="stop after so much wall time of training")
+    learning_rate: PositiveFloat = 2e-3
+    weight_decay: NonNegativeFloat = 0.01
+    warmup_share: float = Field(0.01, ge=0, le=1, description="share of all steps with rising learning rate")
+    schedule: Literal["cosine", "constant"] = "cosine"
+    clip_norm: PositiveFloat | None = 1.0
+    patience: PositiveInt | None = Field(20, description="validations without improvement before stopping")
+    validate_every: PositiveInt = Field(1, description="epochs between validations")
+    validation_users: PositiveInt | None = Field(2000, description="users sampled for a validation; none: all")
+    checkpoint_every: PositiveInt = Field(1, description="epochs between checkpoints")
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    losses: tuple[LossTerm, ...] = (LossTerm(name="next-item"),)
+    tensorboard: bool = True
+    mlflow_uri: str | None = Field(None, description="tracking URI; none: no MLflow log")
+
+
+class SasRecSettings(Section):
+    """The tuned SASRec of every table (FACTS: d 128, 2 blocks, 2 heads, dropout .4, AdamW 3e-3)."""
+
+    d_model: PositiveInt = 128
+    layers: PositiveInt = 2
+    heads: PositiveInt = 2
+    dropout: float = Field(0.4, ge=0, lt=1)
+    negatives: PositiveInt | None = Field(2048, description="uniform negatives in the softmax; none: full softmax")
+    batch_size: PositiveInt = Field(256, description="users a step")
+    epochs: PositiveInt = 70
+    learning_rate: PositiveFloat = 3e-3
+    weight_decay: NonNegativeFloat = 0.03
+    patience: PositiveInt | None = 10
+
+
+class ItemKNNSettings(Section):
+    """Co-occurrence item-kNN (FACTS: the honest baseline)."""
+
+    window: PositiveInt = Field(5, description="steps within which two items count as together, weight 1/gap")
+    reverse: NonNegativeFloat = Field(0.5, description="weight of the transposed counts")
+    degree_power: NonNegativeFloat = Field(0.5, description="columns are scaled by degree ** -this")
+    decay: float = Field(0.7, gt=0, le=1, description="weight of the history per step back (0.9 suits ML-100K)")
+
+
+class BaselineSettings(Section):
+    """What a user would try first."""
+
+    sasrec: SasRecSettings = SasRecSettings()
+    item_knn: ItemKNNSettings = ItemKNNSettings()
+
+
+class EvaluationSettings(Section):
+    """Full-ranking evaluation."""
+
+    cutoffs: tuple[PositiveInt, ...] = (5, 10, 20)
+    beams: PositiveInt = Field(20, description="beam width, at least the largest cutoff")
+    batch_size: PositiveInt = 64
+    seen_items: Literal["exclude", "keep"] = "exclude"
+    bootstrap_samples: PositiveInt = 1000
+    confidence: float = Field(0.95, gt=0.5, lt=1)
+
+
+class BundleSettings(Section):
+    """What serving loads."""
+
+    name: str = Field("default", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+
+
+class RaySettings(Section):
+    """The Ray cluster."""
+
+    address: str | None = Field(None, description="none: a local cluster of this process; auto; or ray://host:port")
+    num_cpus: PositiveInt | None = Field(None, description="local cluster only")
+    object_store_mib: PositiveInt = Field(512, description="local cluster only")
+
+
+class ServeSettings(Section):
+    """The HTTP endpoint."""
+
+    host: str = "127.0.0.1"
+    port: int = Field(8000, ge=0, le=65535, description="0: any free port")
+    max_k: PositiveInt = Field(100, description="largest list a request may ask for")
+    max_history: PositiveInt = Field(200, description="longest history a request may send")
+    max_body_bytes: PositiveInt = 1_000_000
+    batch_size: PositiveInt = 32
+    batch_wait_s: NonNegativeFloat = 0.005
+    replicas: PositiveInt = 1
+    max_ongoing_requests: PositiveInt = 64
+    max_queued_requests: PositiveInt = 256
+    request_timeout_s: PositiveFloat = 30.0
+    cpus_per_replica: PositiveFloat = 0.5

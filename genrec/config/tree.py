@@ -1,0 +1,59 @@
+"""The whole tree and the rules that span sections."""
+
+from __future__ import annotations
+
+from pydantic import model_validator
+
+from genrec.config.sections import (
+    BaselineSettings,
+    BundleSettings,
+    DataSettings,
+    EncoderSettings,
+    EvaluationSettings,
+    ModelSettings,
+    RaySettings,
+    RunSettings,
+    Section,
+    ServeSettings,
+    TokenizerSettings,
+    TrainingSettings,
+)
+
+
+class Settings(Section):
+    """All settings of genrec."""
+
+    run: RunSettings = RunSettings()
+    data: DataSettings = DataSettings()
+    encoder: EncoderSettings = EncoderSettings()
+    tokenizer: TokenizerSettings = TokenizerSettings()
+    model: ModelSettings = ModelSettings()
+    training: TrainingSettings = TrainingSettings()
+    baselines: BaselineSettings = BaselineSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
+    bundle: BundleSettings = BundleSettings()
+    ray: RaySettings = RaySettings()
+    serve: ServeSettings = ServeSettings()
+
+    @model_validator(mode="after")
+    def _combinations(self) -> Settings:
+        data, tokenizer, training, evaluation = self.data, self.tokenizer, self.training, self.evaluation
+        if data.reader != "ml-100k" and data.path is None:
+            raise ValueError(f"data.path: reader {data.reader!r} needs a file or directory")
+        if tokenizer.kind == "published" and tokenizer.published is None:
+            raise ValueError("tokenizer.published: kind 'published' needs the JSON file of codes")
+        if training.strategy == "single" and training.workers != 1:
+            raise ValueError(
+                f"training.workers: strategy 'single' is one process, got {training.workers}; use 'ddp' or 'deepspeed'"
+            )
+        if evaluation.beams < max(evaluation.cutoffs):
+            raise ValueError(
+                f"evaluation.beams: {evaluation.beams} beams cannot fill a list of {max(evaluation.cutoffs)}; "
+                "use at least the largest of evaluation.cutoffs"
+            )
+        if self.serve.max_ongoing_requests < self.serve.batch_size:
+            raise ValueError(
+                f"serve.max_ongoing_requests: {self.serve.max_ongoing_requests} in flight can never fill a batch of "
+                f"{self.serve.batch_size} (serve.batch_size)"
+            )
+        return self

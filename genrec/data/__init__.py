@@ -1,0 +1,1 @@
+"""Raw interactions to catalog, sequences and splits."""

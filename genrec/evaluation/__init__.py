@@ -1,0 +1,1 @@
+"""Metrics over EvalFrames, intervals, significance and the report."""

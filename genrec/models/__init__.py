@@ -1,0 +1,1 @@
+"""Transformer blocks, backbones (one file each) and baselines."""

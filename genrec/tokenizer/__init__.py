@@ -1,0 +1,1 @@
+"""Item embeddings to semantic IDs: quantizers, unique assignment, the SidTable and its trie."""
