@@ -1,0 +1,161 @@
+"""The bundle: the versioned directory that `serve` and `recommend` load, and nothing else is needed.
+
+    weights.safetensors    the model's best weights; the metadata names the semantic IDs they speak
+    sid_text.safetensors   the SidTable
+    prepared/              catalog and sequences, so that a known user's history is at hand
+    settings.yaml          the settings that made the model; no paths of the machine that made it
+    model_card.json        what was measured (rows of metrics.json), sizes, limits of use
+    manifest.json          SHA-256 of all of these; nothing is read before they agree
+
+The version is a hash of the files' hashes, so equal bundles have equal versions wherever they were made.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+from safetensors import safe_open
+
+from genrec.artifacts import Manifest, canonical_json, digest, read_manifest
+from genrec.config import Settings, load_settings
+from genrec.data.interactions import Interactions
+from genrec.data.load import Catalog, load_catalog, load_interactions
+from genrec.errors import ArtifactError
+from genrec.tokenizer.sid_table import SidTable
+
+if TYPE_CHECKING:
+    import torch
+
+WEIGHTS = "weights.safetensors"
+PREPARED = "prepared"
+SETTINGS = "settings.yaml"
+CARD = "model_card.json"
+STAGE = "bundle"
+
+
+@dataclass(frozen=True, eq=False)
+class Bundle:
+    """A verified bundle in memory; the weights are read when the model is built.
+
+    Attributes:
+        path: the directory, links resolved, so that a newer bundle published meanwhile is not mixed in.
+        version: hash (16 hex digits) of the content.
+        settings: what made the model; keys that do not matter for serving have their defaults.
+        sid_table: the semantic IDs.
+        catalog: ids, titles and texts of the items, by index.
+        interactions: what the known users did.
+        card: the model card.
+    """
+
+    path: Path
+    version: str
+    settings: Settings
+    sid_table: SidTable
+    catalog: Catalog
+    interactions: Interactions
+    card: Mapping[str, Any]
+
+    def backbone(self) -> torch.nn.Module:
+        """The model with its weights, in evaluation mode.
+
+        Raises:
+            ArtifactError: the weights do not fit the model of the settings.
+        """
+        from safetensors.torch import load_file
+
+        from genrec.models import build_backbone
+
+        model: torch.nn.Module = build_backbone(self.settings.model, self.sid_table)
+        try:
+            model.load_state_dict(load_file(self.path / WEIGHTS))
+        except RuntimeError as error:
+            raise ArtifactError(f"{self.path / WEIGHTS}: does not fit the model of {SETTINGS}: {error}") from error
+        return model.eval()
+
+
+def bundle_version(manifest: Manifest) -> str:
+    """Hash (16 hex digits) of the content that a manifest lists."""
+    return digest({name: entry["sha256"] for name, entry in manifest.files.items()})[:16]
+
+
+def write_bundle(
+    out: Path,
+    *,
+    weights: Path,
+    prepared: Path,
+    sid_table: SidTable,
+    settings: Mapping[str, Any],
+    metrics: Sequence[Mapping[str, Any]] = (),
+    facts: Mapping[str, Any] | None = None,
+) -> None:
+    """Gather a bundle's files in ``out``; the stage's runner adds the manifest and commits.
+
+    Args:
+        out: an empty directory.
+        weights: safetensors file of the model.
+        prepared: the prepared data set.
+        sid_table: the semantic IDs that the model was trained with.
+        settings: nested tree of the keys that made the model.
+        metrics: rows of metrics.json.
+        facts: further entries of the model card.
+
+    Raises:
+        VersionMismatchError: the weights were trained with another table.
+    """
+    _require_table(weights, sid_table)
+    shutil.copyfile(weights, out / WEIGHTS)
+    shutil.copytree(prepared, out / PREPARED, ignore=shutil.ignore_patterns("manifest.json"))
+    sid_table.save(out)
+    (out / SETTINGS).write_text(yaml.safe_dump(dict(settings), sort_keys=True), encoding="utf-8")
+    card = {
+        **(facts or {}),
+        "sid_version": sid_table.version,
+        "items": sid_table.n_items,
+        "levels": list(sid_table.level_sizes),
+        "metrics": [dict(row) for row in metrics],
+        "use": "Ranks the items of this catalog for a history of its items. It knows no other items and no users' "
+        "attributes; figures hold for the data set they were measured on.",
+    }
+    (out / CARD).write_bytes(canonical_json(card))
+
+
+def load_bundle(path: Path) -> Bundle:
+    """Verify every byte of the bundle at ``path`` and read it.
+
+    Raises:
+        ArtifactError: absent, incomplete, altered, or its parts do not fit each other.
+    """
+    if not path.is_dir():
+        raise ArtifactError(f"{path}: no bundle there. Make one: python -m genrec bundle")
+    path = path.resolve()
+    manifest = read_manifest(path)
+    if manifest.stage != STAGE:
+        raise ArtifactError(f"{path}: an artifact of stage {manifest.stage!r}, not a bundle")
+    table = SidTable.load(path)
+    _require_table(path / WEIGHTS, table)
+    bundle = Bundle(
+        path=path,
+        version=bundle_version(manifest),
+        settings=load_settings(path / SETTINGS),
+        sid_table=table,
+        catalog=load_catalog(path / PREPARED),
+        interactions=load_interactions(path / PREPARED),
+        card=json.loads((path / CARD).read_bytes()),
+    )
+    if len(bundle.catalog.item_ids) != table.n_items:
+        raise ArtifactError(f"{path}: {len(bundle.catalog.item_ids)} items in the catalog, {table.n_items} semantic IDs")
+    return bundle
+
+
+def _require_table(weights: Path, table: SidTable) -> None:
+    if not weights.is_file():
+        raise ArtifactError(f"{weights}: no weights there. Run `pretrain` first.")
+    with safe_open(weights, framework="numpy") as stream:
+        metadata = stream.metadata() or {}
+    table.require(metadata.get("sid_version", "unknown"), str(weights))
