@@ -1,0 +1,1 @@
+"""GENPLUGIN (arXiv 2507.03568): a plug-in for any backbone, attached through the Protocol alone."""
