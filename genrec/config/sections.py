@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
 
 
 class Section(BaseModel):
@@ -49,6 +58,7 @@ class EncoderSettings(Section):
     """Frozen item encoder."""
 
     text: Literal["minilm", "tfidf-svd"] = "minilm"
+    path: str | None = Field(None, description="minilm only: a sentence-transformers directory; none: the packaged one")
     dimension: PositiveInt = Field(128, description="tfidf-svd only: number of components")
     batch_size: PositiveInt = 64
     max_tokens: PositiveInt = Field(128, description="minilm only: longer texts are cut")
@@ -87,6 +97,7 @@ class ModelSettings(Section):
     dropout: float = Field(0.1, ge=0, lt=1)
     relative_buckets: PositiveInt = 32
     relative_max_distance: PositiveInt = 128
+    tie_embeddings: bool = Field(True, description="logits by the code embeddings, scaled as T5 does; false: own head")
     encoder_attention: Literal["bidirectional", "causal"] = Field(
         "bidirectional", description="causal: an item attends to earlier items only; all prefixes train in one pass"
     )
@@ -98,6 +109,36 @@ class LossTerm(Section):
     name: str
     weight: NonNegativeFloat = 1.0
     temperature: PositiveFloat = 1.0
+
+
+class DeepSpeedSettings(Section):
+    """ZeRO and its offload; used by strategy `deepspeed` only. Bucket sizes count elements."""
+
+    zero_stage: Literal[1, 2, 3] = Field(
+        2, description="what is sharded: 1 optimizer states, 2 also gradients, 3 also parameters"
+    )
+    offload_optimizer: Literal["none", "cpu", "nvme"] = Field("none", description="GPU nodes only")
+    offload_parameters: Literal["none", "cpu", "nvme"] = Field("none", description="GPU nodes only, stage 3")
+    nvme_path: str | None = Field(None, description="directory on a local NVMe drive, for offload to nvme")
+    reduce_bucket_elements: PositiveInt = 50_000_000
+    gather_bucket_elements: PositiveInt = 50_000_000
+    prefetch_elements: NonNegativeInt = Field(10_000_000, description="stage 3: parameters gathered ahead of use")
+    persistence_elements: NonNegativeInt = Field(10_000, description="stage 3: smaller parameters are not sharded")
+    overlap_communication: bool = True
+
+    @model_validator(mode="after")
+    def _combinations(self) -> DeepSpeedSettings:
+        if self.offload_parameters != "none" and self.zero_stage != 3:
+            raise ValueError(
+                f"training.deepspeed.offload_parameters: only zero_stage 3 can offload parameters, got {self.zero_stage}"
+            )
+        if self.offload_optimizer == "nvme" and self.zero_stage != 3:
+            raise ValueError(
+                f"training.deepspeed.offload_optimizer: 'nvme' needs zero_stage 3, got {self.zero_stage}; use 'cpu'"
+            )
+        if "nvme" in (self.offload_optimizer, self.offload_parameters) and self.nvme_path is None:
+            raise ValueError("training.deepspeed.nvme_path: offload to nvme needs a directory")
+        return self
 
 
 class TrainingSettings(Section):
@@ -121,8 +162,11 @@ class TrainingSettings(Section):
     validate_every: PositiveInt = Field(1, description="epochs between validations")
     validation_users: PositiveInt | None = Field(2000, description="users sampled for a validation; none: all")
     checkpoint_every: PositiveInt = Field(1, description="epochs between checkpoints")
+    checkpoint_steps: PositiveInt | None = Field(None, description="steps between further checkpoints inside an epoch")
+    log_every: PositiveInt = Field(10, description="steps between points of the training curves")
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     losses: tuple[LossTerm, ...] = (LossTerm(name="next-item"),)
+    deepspeed: DeepSpeedSettings = DeepSpeedSettings()
     tensorboard: bool = True
     mlflow_uri: str | None = Field(None, description="tracking URI; none: no MLflow log")
 
@@ -181,6 +225,7 @@ class RaySettings(Section):
     address: str | None = Field(None, description="none: a local cluster of this process; auto; or ray://host:port")
     num_cpus: PositiveInt | None = Field(None, description="local cluster only")
     object_store_mib: PositiveInt = Field(512, description="local cluster only")
+    dashboard: bool = Field(True, description="local cluster only: Ray's dashboard, on 127.0.0.1 alone")
 
 
 class ServeSettings(Section):
@@ -190,6 +235,7 @@ class ServeSettings(Section):
     port: int = Field(8000, ge=0, le=65535, description="0: any free port")
     max_k: PositiveInt = Field(100, description="largest list a request may ask for")
     max_history: PositiveInt = Field(200, description="longest history a request may send")
+    max_exclude: PositiveInt = Field(200, description="most items a request may exclude")
     max_body_bytes: PositiveInt = 1_000_000
     batch_size: PositiveInt = 32
     batch_wait_s: NonNegativeFloat = 0.005
