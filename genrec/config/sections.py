@@ -130,7 +130,7 @@ class DeepSpeedSettings(Section):
     def _combinations(self) -> DeepSpeedSettings:
         if self.offload_parameters != "none" and self.zero_stage != 3:
             raise ValueError(
-                f"training.deepspeed.offload_parameters: only zero_stage 3 can offload parameters, got {self.zero_stage}"
+                f"training.deepspeed.offload_parameters: only zero_stage 3 offloads parameters, got {self.zero_stage}"
             )
         if self.offload_optimizer == "nvme" and self.zero_stage != 3:
             raise ValueError(

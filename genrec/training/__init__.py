@@ -1,0 +1,1 @@
+"""One train loop; its strategies (single process, DDP, DeepSpeed); the Ray Train wrapper; checkpoints."""
