@@ -81,7 +81,8 @@ def _plain(value: Any) -> Any:
 
 
 def _files_below(directory: Path) -> list[Path]:
-    return sorted(p for p in directory.rglob("*") if p.is_file() and p.name != MANIFEST)
+    # Only the artifact's own manifest is left out: a manifest.json in a folder below is a file like any other.
+    return sorted(p for p in directory.rglob("*") if p.is_file() and p != directory / MANIFEST)
 
 
 def write_manifest(directory: Path, manifest: Manifest) -> Manifest:
