@@ -1,0 +1,67 @@
+"""Embeddings by content hash, in append-only files that name their own digest.
+
+One directory per encoder identity; each file holds the keys (128 bits of SHA-256 of the text) and rows
+of one group. A file is written aside and renamed, so readers never see half of one; a file whose bytes
+no longer give its name is passed over and its texts are encoded again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import load_file, save
+
+from genrec.artifacts import file_digest
+
+log = logging.getLogger(__name__)
+KEY_BYTES = 16
+
+
+def text_keys(texts: Sequence[str]) -> NDArray[np.void]:
+    """[N] keys of 16 bytes, the truncated SHA-256 of each text."""
+    digests = [hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:KEY_BYTES] for text in texts]
+    return np.frombuffer(b"".join(digests), dtype=f"V{KEY_BYTES}")
+
+
+class EmbeddingCache:
+    """The cached embeddings of one encoder."""
+
+    def __init__(self, directory: Path, dimension: int) -> None:
+        self.directory = directory
+        self.dimension = dimension
+
+    def read(self, keys: NDArray[np.void]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Look up sorted, distinct keys.
+
+        Returns:
+            float32 [U, E] with the rows found filled in, and the positions of those not found.
+        """
+        found_UE = np.empty((len(keys), self.dimension), dtype=np.float32)
+        found = np.zeros(len(keys), dtype=bool)
+        for path in sorted(self.directory.glob("*.safetensors")):
+            if file_digest(path) != path.stem:
+                log.warning("%s: altered bytes; its texts are encoded again", path)
+                continue
+            tensors = load_file(path)
+            stored = np.ascontiguousarray(tensors["keys"]).view(f"V{KEY_BYTES}").reshape(-1)
+            _, at, rows = np.intersect1d(keys, stored, assume_unique=False, return_indices=True)
+            found_UE[at] = tensors["embeddings"][rows]
+            found[at] = True
+        return found_UE, np.flatnonzero(~found)
+
+    def write(self, keys: NDArray[np.void], rows_UE: NDArray[np.float32]) -> None:
+        """Add rows under their keys."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        key_bytes = np.frombuffer(keys.tobytes(), dtype=np.uint8).reshape(len(keys), KEY_BYTES)
+        content = save({"keys": key_bytes, "embeddings": np.ascontiguousarray(rows_UE)})
+        handle, name = tempfile.mkstemp(dir=self.directory, prefix=".", suffix=".partial")
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(content)
+        os.replace(name, self.directory / f"{hashlib.sha256(content).hexdigest()}.safetensors")
