@@ -1,0 +1,200 @@
+"""SASRec: self-attention over the item history (Kang & McAuley, ICDM 2018), tuned as FACTS has it.
+
+Two pre-norm causal blocks over item and position embeddings; the output is tied to the item
+embedding. All positions of a window train in one pass, with a softmax over the catalog, estimated
+with uniform negatives shared by the batch where that is cheaper. It is the baseline of every table,
+and its user and item vectors serve collaborative retrieval.
+
+Windows are padded right, so a causal mask alone keeps padding out of sight of real positions.
+
+Shape letters: B users, T history items (P = T targets), N items, D width, M real targets, S negatives.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from genrec.config import SasRecSettings
+from genrec.data.interactions import Interactions
+from genrec.models.contracts import PAD_ITEM, Batch
+
+
+class SasRecBlock(nn.Module):
+    """Causal self-attention and a feed-forward layer, each pre-normed and residual."""
+
+    def __init__(self, settings: SasRecSettings) -> None:
+        super().__init__()
+        width = settings.d_model
+        self.heads = settings.heads
+        self.dropout = settings.dropout
+        self.norm_attention = nn.LayerNorm(width)
+        self.query_key_value = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+        self.norm_feed = nn.LayerNorm(width)
+        self.feed_in = nn.Linear(width, width)
+        self.feed_out = nn.Linear(width, width)
+
+    def forward(self, states_BTD: Tensor) -> Tensor:
+        """float [B, T, D] -> [B, T, D]; position t reads positions <= t."""
+        n_rows, n_steps, width = states_BTD.shape
+        projected = self.query_key_value(self.norm_attention(states_BTD))
+        query, key, value = projected.view(n_rows, n_steps, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        rate = self.dropout if self.training else 0.0
+        mixed = functional.scaled_dot_product_attention(query, key, value, dropout_p=rate, is_causal=True)
+        mixed_BTD = mixed.transpose(1, 2).reshape(n_rows, n_steps, width)
+        states_BTD = states_BTD + functional.dropout(self.out(mixed_BTD), self.dropout, self.training)
+        hidden = functional.gelu(self.feed_in(self.norm_feed(states_BTD)))
+        hidden = self.feed_out(functional.dropout(hidden, self.dropout, self.training))
+        return states_BTD + functional.dropout(hidden, self.dropout, self.training)
+
+
+class SasRec(nn.Module):
+    """The model.
+
+    Args:
+        settings: shape, dropout and number of negatives.
+        n_items: N.
+        max_history: T, the longest window it can read.
+
+    Raises:
+        ValueError: ``heads`` does not divide ``d_model``.
+    """
+
+    def __init__(self, settings: SasRecSettings, n_items: int, max_history: int) -> None:
+        super().__init__()
+        if settings.d_model % settings.heads:
+            raise ValueError(
+                f"baselines.sasrec.heads: {settings.heads} does not divide d_model {settings.d_model}; use a divisor"
+            )
+        self.settings, self.n_items, self.max_history = settings, n_items, max_history
+        self.items = nn.Embedding(n_items + 1, settings.d_model, padding_idx=n_items)
+        self.positions = nn.Embedding(max_history, settings.d_model)
+        self.blocks = nn.ModuleList(SasRecBlock(settings) for _ in range(settings.layers))
+        self.norm = nn.LayerNorm(settings.d_model)
+        self.apply(_initialise)
+        with torch.no_grad():
+            self.items.weight[n_items].zero_()
+
+    def user_states(self, history_BT: Tensor) -> Tensor:
+        """float [B, T, D], what the model knows after each item; rows at padding mean nothing."""
+        n_steps = history_BT.shape[1]
+        assert n_steps <= self.max_history, f"history of {n_steps}, SASRec reads {self.max_history}"
+        index_BT = torch.where(history_BT == PAD_ITEM, self.n_items, history_BT)
+        states = self.items(index_BT) * math.sqrt(self.settings.d_model)
+        states = states + self.positions.weight[:n_steps]
+        states = functional.dropout(states, self.settings.dropout, self.training)
+        for block in self.blocks:
+            states = block(states)
+        return self.norm(states)
+
+    def user_vectors(self, history_BT: Tensor) -> Tensor:
+        """float [B, D], the state after the last item; zeros for an empty history."""
+        lengths_B = (history_BT != PAD_ITEM).sum(dim=1)
+        last_B = (lengths_B - 1).clamp(min=0)
+        rows_B = torch.arange(len(last_B), device=last_B.device)
+        return self.user_states(history_BT)[rows_B, last_B] * (lengths_B > 0)[:, None]
+
+    def item_vectors(self) -> Tensor:
+        """float [N, D], the tied item embeddings; score = user vector · item vector."""
+        return self.items.weight[: self.n_items]
+
+    def score_histories(self, history_BT: Tensor) -> Tensor:
+        """float [B, N], logits of the next item."""
+        return self.user_vectors(history_BT) @ self.item_vectors().T
+
+    def loss(self, batch: Batch, generator: torch.Generator | None = None) -> dict[str, Tensor]:
+        """Cross-entropy of the next item at every position of the windows.
+
+        Args:
+            batch: ``history_BT`` the inputs, ``targets_BP`` [B, T] the item after each input
+                (PAD_ITEM: none), ``weight_BP`` optionally their weights.
+            generator: draws the negatives (on the CPU).
+
+        Returns:
+            {"next-item": scalar}. With negatives, uniform samples stand for the rest of the catalog:
+            each weighs N / S and a drawn target counts nothing, which makes the normaliser unbiased.
+        """
+        targets_BP = batch.targets_BP
+        assert targets_BP is not None, "SasRec.loss needs targets"
+        assert targets_BP.shape == batch.history_BT.shape, "one target per position"
+        real_BP = targets_BP != PAD_ITEM
+        states_MD, targets_M = self.user_states(batch.history_BT)[real_BP], targets_BP[real_BP]
+        n_negatives = self.settings.negatives
+        if n_negatives is None or n_negatives >= self.n_items:
+            loss_M = functional.cross_entropy(states_MD @ self.item_vectors().T, targets_M, reduction="none")
+        else:
+            loss_M = self._sampled_loss(states_MD, targets_M, n_negatives, generator)
+        if batch.weight_BP is None:
+            return {"next-item": loss_M.mean()}
+        weight_M = batch.weight_BP[real_BP]
+        return {"next-item": (loss_M * weight_M).sum() / weight_M.sum()}
+
+    def _sampled_loss(
+        self, states_MD: Tensor, targets_M: Tensor, n_negatives: int, generator: torch.Generator | None
+    ) -> Tensor:
+        negatives_S = torch.randint(self.n_items, (n_negatives,), generator=generator).to(targets_M.device)
+        positive_M = (states_MD * self.items(targets_M)).sum(dim=1)
+        negative_MS = states_MD @ self.items(negatives_S).T + math.log(self.n_items / n_negatives)
+        negative_MS = negative_MS.masked_fill(negatives_S == targets_M[:, None], -math.inf)
+        normaliser_M = torch.logaddexp(positive_M, negative_MS.logsumexp(dim=1))
+        return normaliser_M - positive_M
+
+
+class SasRecScorer:
+    """A trained SASRec behind the dense scorer's call (``genrec.models.dense.DenseScorer``)."""
+
+    def __init__(self, model: SasRec) -> None:
+        self.model = model.eval()
+
+    @torch.inference_mode()
+    def score_histories(
+        self, histories_BT: NDArray[np.int64], users_B: NDArray[np.int64] | None = None
+    ) -> NDArray[np.float32]:
+        """float32 [B, N], computed on the model's device."""
+        history_BT = torch.from_numpy(histories_BT).to(self.model.items.weight.device)
+        return self.model.score_histories(history_BT).float().cpu().numpy()
+
+
+def training_windows(
+    interactions: Interactions, max_history: int, rng: np.random.Generator | None = None
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Cut the training sequences into windows in which every next item is predicted once.
+
+    A user's sequence is cut from its end, so the latest items have a full window before them; with
+    ``rng``, the first cut is moved at random (call it again each epoch to vary the cuts).
+
+    Returns:
+        (inputs, targets), each int64 [W, max_history], padded right with PAD_ITEM. A sequence of
+        fewer than two items gives no window.
+    """
+    lengths_U = interactions.train_end.astype(np.int64)
+    pairs_U = np.maximum(lengths_U - 1, 0)  # (input, target) pairs of each user
+    tail_U = np.full(len(pairs_U), max_history)
+    if rng is not None:
+        long_U = pairs_U > max_history
+        tail_U[long_U] = rng.integers(1, max_history + 1, size=int(long_U.sum()))
+    windows_U = np.where(pairs_U > 0, 1 + np.maximum(-(-(pairs_U - tail_U) // max_history), 0), 0)
+    owner_W = np.repeat(np.arange(len(windows_U)), windows_U)
+    number_W = np.arange(len(owner_W)) - np.repeat(np.cumsum(windows_U) - windows_U, windows_U)  # 0: the latest
+    end_W = pairs_U[owner_W] - np.where(number_W > 0, tail_U[owner_W] + (number_W - 1) * max_history, 0)
+    size_W = np.where(number_W > 0, max_history, tail_U[owner_W])
+    begin_W = np.maximum(end_W - size_W, 0)
+    steps_T = np.arange(max_history)
+    inside_WT = steps_T < (end_W - begin_W)[:, None]
+    index_WT = np.where(inside_WT, (interactions.offsets[owner_W] + begin_W)[:, None] + steps_T, 0)
+    inputs = np.where(inside_WT, interactions.items[index_WT], PAD_ITEM)
+    targets = np.where(inside_WT, interactions.items[np.where(inside_WT, index_WT + 1, 0)], PAD_ITEM)
+    return inputs.astype(np.int64), targets.astype(np.int64)
+
+
+def _initialise(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear | nn.Embedding):
+        nn.init.normal_(module.weight, std=0.02)
+    if isinstance(module, nn.Linear) and module.bias is not None:
+        nn.init.zeros_(module.bias)
