@@ -1,0 +1,162 @@
+"""``python -m serve``: serve a run's bundle over HTTP, in the foreground or with ``--detach``; ``stop`` ends it."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+
+from rich.console import Console
+from rich.logging import RichHandler
+
+from genrec.config import Settings, load_settings
+from genrec.errors import GenrecError
+from genrec.stages import open_stage
+from serve.process import (
+    READY_TIMEOUT_S,
+    Running,
+    ServiceError,
+    end,
+    healthy,
+    hold,
+    owner,
+    publish,
+    run_directory,
+    running,
+)
+
+DETACHED_LOG = "serve.log"
+_START_TIMEOUT_S = READY_TIMEOUT_S + 120.0
+_LOG_TAIL_LINES = 15
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit code (2: a mistake that the user can mend)."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    options = _parser().parse_args(given)
+    console = Console(soft_wrap=True)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[RichHandler(console=console)])
+    try:
+        settings = load_settings(options.config, preset=options.preset, overrides=options.set)
+        if options.action == "stop":
+            return _stop(settings, console)
+        bundle = _bundle(settings, options.bundle)
+        if options.detach:
+            arguments = [argument for argument in given if argument != "--detach"]
+            return _detach(settings, bundle, arguments, _same_run(options), console)
+        return _foreground(settings, bundle, console)
+    except GenrecError as error:
+        console.print(f"[red]error:[/red] {error}", markup=True, highlight=False)
+        return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m serve", description="Serve a run's bundle over HTTP.")
+    parser.add_argument("action", nargs="?", choices=("run", "stop"), default="run")
+    parser.add_argument("--config", help="settings file (default: ray_config.yaml)")
+    parser.add_argument("--preset", help="a preset of the settings file")
+    parser.add_argument("--set", action="append", default=[], metavar="a.b=c", help="override one setting")
+    parser.add_argument("--bundle", type=Path, help="directory of a bundle (default: the run's own)")
+    parser.add_argument("--detach", action="store_true", help="leave it running; `python -m serve stop` ends it")
+    return parser
+
+
+def _bundle(settings: Settings, given: Path | None) -> Path:
+    path = given or open_stage(Path(settings.run.directory), settings.run.name, "bundle")
+    return path.resolve()
+
+
+def _foreground(settings: Settings, bundle: Path, console: Console) -> int:
+    from serve.runtime import service  # Ray is imported here alone, so that `stop` answers at once
+
+    ended = threading.Event()
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        ended.set()
+
+    # While it starts, a signal breaks off the start; once it runs, it ends the wait. Either way `service` cleans up.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    folder = run_directory(settings)
+    try:
+        with hold(folder), service(settings, bundle) as state:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, on_signal)
+            publish(folder, state)
+            _announce(state, console)
+            ended.wait()
+            console.print("ending: requests in flight are answered first")
+    except KeyboardInterrupt:
+        console.print("ended before it was ready")
+        return 130
+    return 0
+
+
+def _detach(settings: Settings, bundle: Path, arguments: list[str], run: str, console: Console) -> int:
+    folder = run_directory(settings)
+    state = running(folder)
+    if state is not None and state.bundle == str(bundle) and healthy(state.url):
+        _announce(state, console)
+        return 0
+    if end(folder) is not None:
+        console.print("ended the service of an older bundle of this run")
+    folder.mkdir(parents=True, exist_ok=True)
+    log = folder / DETACHED_LOG
+    with log.open("wb") as stream:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "serve", *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # a Ctrl-C meant for the caller must not reach it
+        )
+    deadline = time.monotonic() + _START_TIMEOUT_S
+    while (state := running(folder)) is None or state.pid != child.pid:
+        if child.poll() is not None:
+            tail = log.read_text(encoding="utf-8", errors="replace").splitlines()[-_LOG_TAIL_LINES:]
+            raise ServiceError("the service did not start:\n" + "\n".join(tail))
+        if time.monotonic() > deadline:
+            child.terminate()
+            raise ServiceError(f"the service was not ready within {_START_TIMEOUT_S:g} s; see {log}")
+        time.sleep(0.2)
+    _announce(state, console)
+    console.print(f"log      {log}\nend it   python -m serve stop{run}", markup=False)
+    return 0
+
+
+def _same_run(options: argparse.Namespace) -> str:
+    """The options that name this run to `stop`."""
+    pairs = [("--config", options.config), ("--preset", options.preset), *(("--set", text) for text in options.set)]
+    return "".join(f" {flag} {shlex.quote(value)}" for flag, value in pairs if value is not None)
+
+
+def _stop(settings: Settings, console: Console) -> int:
+    folder = run_directory(settings)
+    starting = running(folder) is None and owner(folder) is not None
+    pid = end(folder)
+    if pid is None:
+        console.print(f"{folder}: nothing is served")
+    else:
+        console.print(f"ended pid {pid}" + (" while it was starting" if starting else ""))
+    return 0
+
+
+def _announce(state: Running, console: Console) -> None:
+    lines = [
+        f"serving  {state.url}  (bundle {state.version})",
+        f"docs     {state.url}/docs",
+        *([f"ray      {state.dashboard}"] if state.dashboard else []),
+        f"try      curl -s {state.url}/v1/recommendations -H 'content-type: application/json' -d '{state.example}'",
+    ]
+    console.print("\n".join(lines), markup=False, highlight=False)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

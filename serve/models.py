@@ -1,0 +1,126 @@
+"""What goes over the wire: request and reply models of /v1, with a limit on every size.
+
+The limits come from ``settings.serve``, so the published OpenAPI schema states the very limits that the
+endpoint enforces. A request names a known user or sends a history, never both: two models told apart by
+which field is there, so that an error speaks of the one that was meant.
+
+(No ``from __future__ import annotations`` here: FastAPI reads these annotations at run time.)
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
+
+from genrec.config import ServeSettings
+from genrec.recommendation import Recommendation
+from genrec.recommender import RecommendRequest
+
+MAX_ID_LENGTH = 256
+DEFAULT_K = 10
+
+ItemId = Annotated[str, Field(min_length=1, max_length=MAX_ID_LENGTH)]
+
+
+class RecommendBody(BaseModel):
+    """What both kinds of request share."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    k: int = Field(DEFAULT_K, ge=1, description="length of the list")
+    exclude: list[ItemId] = Field([], description="item ids not to list, besides those of the history")
+
+    def to_request(self) -> RecommendRequest:
+        """The same request as the recommender takes it."""
+        history = getattr(self, "history", None)
+        return RecommendRequest(
+            user_id=getattr(self, "user_id", None),
+            history=None if history is None else tuple(history),
+            k=self.k,
+            exclude=tuple(self.exclude),
+        )
+
+
+class Shown(BaseModel):
+    """The list to show, best first."""
+
+    request_id: str = Field(description="names this list; send it along with feedback")
+    bundle_version: str = Field(description="version of the bundle that answered")
+    sid_version: str = Field(description="version of the semantic IDs")
+    items: list[Recommendation]
+
+
+class Item(BaseModel):
+    """An item of the catalog."""
+
+    item_id: str
+    title: str
+    text: str = Field(description="what the text encoder read")
+    semantic_id: list[int] = Field(description="one code a level")
+    sid_version: str
+
+
+class ModelCard(BaseModel):
+    """What is loaded, what it was measured to do, and where its limits are."""
+
+    bundle_version: str
+    sid_version: str
+    items: int = Field(description="size of the catalog")
+    users: int = Field(description="users whose history is known")
+    levels: list[int] = Field(description="codes of each level of a semantic ID")
+    max_history: int = Field(description="items of a history that the model sees; older ones are left out")
+    card: dict[str, Any] = Field(description="the bundle's model card, with the rows of its metrics")
+
+
+class Health(BaseModel):
+    """Ready to answer."""
+
+    status: Literal["ready", "busy"] = Field(description="busy: the queue is full at this moment")
+    bundle_version: str
+    sid_version: str
+
+
+class ErrorDetail(BaseModel):
+    """What was wrong and how to mend it."""
+
+    code: str = Field(examples=["unknown_item"])
+    field: str | None = Field(description="the field of the request it is about", examples=["history"])
+    message: str
+
+
+class ErrorReply(BaseModel):
+    """The one shape of every error."""
+
+    error: ErrorDetail
+
+
+def request_type(limits: ServeSettings) -> Any:
+    """The type of a recommendation request under these limits: by user, or by history."""
+    k = Field(min(DEFAULT_K, limits.max_k), ge=1, le=limits.max_k, description="length of the list")
+    exclude = Field([], max_length=limits.max_exclude, description="item ids not to list")
+
+    class ForUser(RecommendBody):
+        """A list for a user whose history is known."""
+
+        model_config = ConfigDict(json_schema_extra={"example": {"user_id": "196", "k": 5}})
+
+        user_id: str = Field(min_length=1, max_length=MAX_ID_LENGTH, description="raw id of a known user")
+        k: int = k
+        exclude: list[ItemId] = exclude
+
+    class ForHistory(RecommendBody):
+        """A list for a history that is sent along; nothing about its owner is kept but what the log shows."""
+
+        model_config = ConfigDict(json_schema_extra={"example": {"history": ["50", "172"], "k": 5, "exclude": ["181"]}})
+
+        history: list[ItemId] = Field(
+            min_length=1, max_length=limits.max_history, description="raw item ids, oldest first"
+        )
+        k: int = k
+        exclude: list[ItemId] = exclude
+
+    return Annotated[Annotated[ForUser, Tag("user")] | Annotated[ForHistory, Tag("history")], Discriminator(_kind)]
+
+
+def _kind(body: Any) -> str:
+    sent = body if isinstance(body, dict) else vars(body) if isinstance(body, RecommendBody) else {}
+    return "history" if "history" in sent else "user"

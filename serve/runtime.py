@@ -1,0 +1,139 @@
+"""Starting the application on Ray and ending it without touching what is not ours.
+
+Without ``ray.address`` a private local cluster is started, which ends with this process. With it, the
+application joins that cluster, and only the application is removed at the end. ``ray stop`` would end every
+Ray process of the machine, so it is never used.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import ray
+from ray import serve
+from ray.serve.config import HTTPOptions
+from ray.serve.schema import LoggingConfig
+
+from genrec.bundle import load_bundle
+from genrec.config import Settings
+from serve.app import APP_NAME, INGRESS_CPUS, build
+from serve.process import READY_TIMEOUT_S, Running, ServiceError, healthy
+
+logger = logging.getLogger(__name__)
+
+_OUTER_TIMEOUT_S = 5.0
+
+
+@contextmanager
+def service(settings: Settings, bundle: Path) -> Iterator[Running]:
+    """Serve ``bundle`` until the block is left.
+
+    Args:
+        settings: the validated tree.
+        bundle: directory of the bundle.
+
+    Raises:
+        ArtifactError: the bundle is absent, incomplete or altered.
+        ServiceError: the port is taken, the cluster is too small, or a replica cannot start.
+    """
+    loaded = load_bundle(bundle)  # its faults are told before a cluster is started
+    version, example = loaded.version, {"user_id": str(loaded.interactions.user_ids[0]), "k": 5}
+    del loaded
+    local = settings.ray.address is None
+    port = _free_port(settings.serve.host, settings.serve.port) if local else settings.serve.port
+    try:
+        dashboard = _start_ray(settings)
+        serve.start(
+            proxy_location="HeadOnly" if local else "EveryNode",
+            http_options=HTTPOptions(
+                host=settings.serve.host,
+                port=port,
+                # The ingress answers 504 at request_timeout_s; this outer limit catches an ingress that hangs.
+                request_timeout_s=settings.serve.request_timeout_s + _OUTER_TIMEOUT_S,
+            ),
+            logging_config=LoggingConfig(encoding="JSON"),
+        )
+        _deploy(settings, bundle)
+        host = "127.0.0.1" if settings.serve.host in {"0.0.0.0", "::"} else settings.serve.host  # noqa: S104
+        url = f"http://{host}:{port}"
+        _await_ready(url)
+        yield Running(os.getpid(), url, str(bundle.resolve()), version, dashboard, json.dumps(example))
+    finally:
+        _end(local=local)
+
+
+def _start_ray(settings: Settings) -> str | None:
+    """Start or join the cluster; returns the dashboard's URL."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    if settings.ray.address is not None:
+        context = ray.init(address=settings.ray.address, namespace="serve", log_to_driver=False)
+    else:
+        context = ray.init(
+            address="local",  # without it, ray.init would join a cluster that happens to run on this machine
+            num_cpus=settings.ray.num_cpus,
+            object_store_memory=settings.ray.object_store_mib * 2**20,
+            include_dashboard=settings.ray.dashboard,
+            dashboard_host="127.0.0.1",
+            namespace="serve",
+            log_to_driver=False,
+        )
+        _require_cpus(settings)
+    return f"http://{context.dashboard_url}" if context.dashboard_url else None
+
+
+def _require_cpus(settings: Settings) -> None:
+    needed = settings.serve.replicas * settings.serve.cpus_per_replica + INGRESS_CPUS
+    available = ray.cluster_resources().get("CPU", 0.0)
+    if needed > available:  # Serve would wait for ever
+        raise ServiceError(
+            f"serve.replicas: {settings.serve.replicas} replicas of {settings.serve.cpus_per_replica} CPUs and the "
+            f"ingress need {needed:g} CPUs, the local cluster has {available:g} (ray.num_cpus)"
+        )
+
+
+def _deploy(settings: Settings, bundle: Path) -> None:
+    try:
+        serve.run(build(settings, bundle), name=APP_NAME, route_prefix="/")
+    except RuntimeError as error:
+        application = serve.status().applications.get(APP_NAME)
+        states = application.deployments.items() if application else ()
+        reasons = [f"{name}: {state.message}" for name, state in states if state.message]
+        raise ServiceError("the application did not start: " + ("; ".join(reasons) or str(error))) from error
+
+
+def _await_ready(url: str) -> None:
+    deadline = time.monotonic() + READY_TIMEOUT_S
+    while not healthy(url):
+        if time.monotonic() > deadline:
+            raise ServiceError(f"{url}/v1/health: not ready within {READY_TIMEOUT_S:g} s")
+        time.sleep(0.2)
+
+
+def _free_port(host: str, port: int) -> int:
+    """``port`` if it can be had, any free one for 0."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise ServiceError(
+                f"serve.port: {host}:{port} cannot be had ({error.strerror}); choose another, or 0 for any free port"
+            ) from error
+        return int(probe.getsockname()[1])
+
+
+def _end(*, local: bool) -> None:
+    if not ray.is_initialized():
+        return
+    if local:
+        serve.shutdown()
+    elif APP_NAME in serve.status().applications:
+        serve.delete(APP_NAME)
+    ray.shutdown()
