@@ -1,0 +1,7 @@
+"""Trie-constrained decoding: ``generate`` lists, ``score`` given items; one distribution (contract 5)."""
+
+from genrec.decoding.scoring import score
+from genrec.decoding.search import Ranked, generate
+from genrec.decoding.trie_tensors import Children, Mixture, TrieTensors, child_log_probs
+
+__all__ = ["Children", "Mixture", "Ranked", "TrieTensors", "child_log_probs", "generate", "score"]

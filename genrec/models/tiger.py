@@ -1,0 +1,143 @@
+"""TIGER: an encoder-decoder over semantic IDs.
+
+Source: Rajput et al. 2023, "Recommender Systems with Generative Retrieval" (arXiv 2305.05065). A history of
+items is the sequence of their codes; the decoder writes the codes of the next item. Without a
+user token, as in GENPLUGIN (arXiv 2507.03568).
+
+Beside the paper's bidirectional encoder there is a causal one (``encoder_attention``): the codes of an item
+see each other and all earlier items. States of an item then do not depend on later ones, and all prefixes
+of a history train in one pass, each target seeing as many items as ``visible_BP`` says.
+
+Shape letters: genrec/models/contracts.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from genrec.config import ModelSettings
+from genrec.models.attention import additive
+from genrec.models.blocks import Decoder, Encoder, KeysValues, MemoryKeys
+from genrec.models.contracts import PAD_ITEM, Batch, DecoderCache, Memory, Outputs
+from genrec.tokenizer.sid_table import PAD_TOKEN, SidTable
+
+
+@dataclass
+class TigerCache:
+    """Keys and values between decoding steps (:class:`~genrec.models.contracts.DecoderCache`)."""
+
+    seen: MemoryKeys
+    size: int
+    kept: list[KeysValues] | None = field(default=None)
+
+    def reorder(self, parents_BK: Tensor) -> None:
+        """Let beam k of row b go on from its old beam ``parents_BK[b, k]`` (K may change)."""
+        if self.kept is None:
+            return
+        beams = self.kept[0][0].shape[0] // self.size
+        rows = torch.arange(self.size, device=parents_BK.device)[:, None] * beams
+        flat = (rows + parents_BK).flatten()
+        self.kept = [(key.index_select(0, flat), value.index_select(0, flat)) for key, value in self.kept]
+
+
+class Tiger(nn.Module):
+    """The TIGER host; implements :class:`~genrec.models.contracts.Backbone`."""
+
+    def __init__(self, settings: ModelSettings, sid_table: SidTable) -> None:
+        super().__init__()
+        self.settings = settings
+        self._sid_table = sid_table
+        self._embedding = nn.Embedding(sid_table.vocab_size, settings.d_model)
+        nn.init.normal_(self._embedding.weight)  # T5 draws embeddings with standard deviation 1
+        self.encoder = Encoder(settings)
+        self.decoder = Decoder(settings)
+        self.head: nn.Linear | None = None
+        if not settings.tie_embeddings:
+            self.head = nn.Linear(settings.d_model, sid_table.vocab_size, bias=False)
+            nn.init.normal_(self.head.weight)
+        tokens_NL = torch.from_numpy(sid_table.tokens_NL)
+        pad_L = torch.full((1, sid_table.n_levels), PAD_TOKEN, dtype=torch.int64)
+        self.register_buffer("item_tokens", torch.cat([tokens_NL, pad_L]), persistent=False)
+
+    @property
+    def sid_table(self) -> SidTable:
+        """The semantic IDs that it speaks."""
+        return self._sid_table
+
+    @property
+    def d_model(self) -> int:
+        """D, width of memories and embeddings."""
+        return self.settings.d_model
+
+    @property
+    def token_embedding(self) -> nn.Embedding:
+        """Code embeddings [V, D]."""
+        return self._embedding
+
+    def tokens(self, items: Tensor) -> Tensor:
+        """Token ids [..., L] of items [...]; PAD_ITEM gives PAD_TOKEN."""
+        item_tokens: Tensor = self.item_tokens  # type: ignore[assignment]
+        return item_tokens[items]
+
+    def encode(self, batch: Batch) -> Memory:
+        """The ID history as a memory of T * L states."""
+        history_BT = batch.history_BT
+        if history_BT.shape[1] == 0:  # a batch of cold users only
+            history_BT = history_BT.new_full((history_BT.shape[0], 1), PAD_ITEM)
+        n_levels = self.sid_table.n_levels
+        tokens = self.tokens(history_BT).flatten(1)
+        mask_BT = (history_BT != PAD_ITEM).repeat_interleave(n_levels, dim=1)
+        item_T = torch.arange(history_BT.shape[1], device=history_BT.device).repeat_interleave(n_levels)
+        mask: Tensor | None = None
+        if self.settings.encoder_attention == "causal":
+            # Padding stands at the right, so no item sees it: one mask serves every row.
+            mask = additive(item_T[None, :] <= item_T[:, None])[None, None]
+        elif history_BT.is_cuda or not bool(mask_BT.all()):
+            mask = additive(mask_BT)[:, None, None]
+        states = self.encoder(self._embedding(tokens), mask)
+        return Memory(states, mask_BT, "id", item_T.expand_as(mask_BT))
+
+    def decode(self, inputs: Tensor, memories: Sequence[Memory], visible_BP: Tensor | None = None) -> Tensor:
+        """Logits [B, P, S, V]; see :meth:`genrec.models.contracts.Backbone.decode`."""
+        embedded = inputs if inputs.is_floating_point() else self._embedding(inputs)
+        states, _ = self.decoder(embedded, self._read(memories, visible_BP, embedded.shape[2]))
+        return self._logits(states)
+
+    def start(self, memories: Sequence[Memory]) -> TigerCache:
+        """Prepare step-by-step decoding; keys and values of the memories are computed once."""
+        return TigerCache(self._read(memories, None, 1), memories[0].states_BTD.shape[0])
+
+    def step(self, tokens_BK: Tensor, cache: DecoderCache) -> Tensor:
+        """Logits [B, K, V] after one further token per beam."""
+        assert isinstance(cache, TigerCache)
+        states, cache.kept = self.decoder(self._embedding(tokens_BK)[:, :, None], cache.seen, cache.kept)
+        return self._logits(states[:, :, 0])
+
+    def decoder_inputs(self, targets_BP: Tensor) -> tuple[Tensor, Tensor]:
+        """Inputs (start and all codes but the last) and labels, both tokens [B, P, L]."""
+        labels = self.tokens(targets_BP)
+        return functional.pad(labels[..., :-1], (1, 0), value=PAD_TOKEN), labels
+
+    def forward(self, batch: Batch) -> Outputs:
+        """Teacher-forced logits of the batch's targets, over the history and the batch's further memories."""
+        assert batch.targets_BP is not None
+        memories = [self.encode(batch), *batch.neighbours]
+        inputs, labels = self.decoder_inputs(batch.targets_BP)
+        return Outputs(self.decode(inputs, memories, batch.visible_BP), labels, memories)
+
+    def _read(self, memories: Sequence[Memory], visible_BP: Tensor | None, n_positions: int) -> MemoryKeys:
+        states = torch.cat([memory.states_BTD for memory in memories], dim=1)
+        views = [memory.visible(visible_BP) for memory in memories]
+        rows = max(view.shape[1] for view in views)
+        visible = torch.cat([view.expand(-1, rows, -1) for view in views], dim=-1)
+        return self.decoder.read(states, visible, n_positions)
+
+    def _logits(self, states: Tensor) -> Tensor:
+        if self.head is not None:
+            return self.head(states)
+        return functional.linear(states * self.d_model**-0.5, self._embedding.weight)
