@@ -1,6 +1,7 @@
 """Settings: one strict tree, read from ray_config.yaml and overridden by ``--set a.b=c``."""
 
 from genrec.config.load import load_settings, resolved_yaml
+from genrec.config.plugin import AlignmentSettings, PluginSettings, SubstitutionSettings
 from genrec.config.sections import (
     BaselineSettings,
     BundleSettings,
@@ -21,6 +22,7 @@ from genrec.config.sections import (
 from genrec.config.tree import Settings
 
 __all__ = [
+    "AlignmentSettings",
     "BaselineSettings",
     "BundleSettings",
     "DataSettings",
@@ -30,11 +32,13 @@ __all__ = [
     "ItemKNNSettings",
     "LossTerm",
     "ModelSettings",
+    "PluginSettings",
     "RaySettings",
     "RunSettings",
     "SasRecSettings",
     "ServeSettings",
     "Settings",
+    "SubstitutionSettings",
     "TokenizerSettings",
     "TrainingSettings",
     "load_settings",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pydantic import model_validator
 
+from genrec.config.plugin import PluginSettings
 from genrec.config.sections import (
     BaselineSettings,
     BundleSettings,
@@ -28,6 +29,7 @@ class Settings(Section):
     encoder: EncoderSettings = EncoderSettings()
     tokenizer: TokenizerSettings = TokenizerSettings()
     model: ModelSettings = ModelSettings()
+    plugin: PluginSettings = PluginSettings()
     training: TrainingSettings = TrainingSettings()
     baselines: BaselineSettings = BaselineSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
@@ -45,6 +47,11 @@ class Settings(Section):
         if training.strategy == "single" and training.workers != 1:
             raise ValueError(
                 f"training.workers: strategy 'single' is one process, got {training.workers}; use 'ddp' or 'deepspeed'"
+            )
+        if self.plugin.substitution.p1 > 0 and not self.plugin.language:
+            raise ValueError(
+                f"plugin.substitution.p1: {self.plugin.substitution.p1} needs the language view's predictions; "
+                "set plugin.language=true or p1=0"
             )
         if evaluation.beams < max(evaluation.cutoffs):
             raise ValueError(

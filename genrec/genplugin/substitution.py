@@ -31,14 +31,15 @@ class Substituted:
     replaced_BPS: Tensor
 
 
-def coins(shape: tuple[int, int, int], p1: float, p2: float, first: bool, generator: torch.Generator) -> Tensor:
+def coins(
+    shape: tuple[int, int, int], p1: float, p2: float, first: bool, generator: torch.Generator | None = None
+) -> Tensor:
     """Which positions to replace: bool [B, P, S] on the CPU.
 
     Position 0 (the start token) is never replaced; position 1 carries the first code and is replaced only
-    if ``first``.
+    if ``first``. Without a generator the coins follow torch's own, which the trainer seeds at every step.
     """
-    n_batch, n_parallel, n_positions = shape
-    enters = torch.rand((n_batch, n_parallel, 1), generator=generator) < p1
+    enters = torch.rand((*shape[:2], 1), generator=generator) < p1
     replaced = enters & (torch.rand(shape, generator=generator) < p2)
     replaced[:, :, : 1 if first else 2] = False
     return replaced

@@ -1,0 +1,37 @@
+"""Settings of the plug-in (GENPLUGIN). Everything is off by default; preset `paper` has the paper's values."""
+
+from __future__ import annotations
+
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+
+from genrec.config.sections import Section
+
+
+class SubstitutionSettings(Section):
+    """Semantic-substitution guidance; the effective rate is p1 * p2."""
+
+    p1: float = Field(0.0, ge=0, le=1, description="probability that a sample enters")
+    p2: float = Field(0.4, ge=0, le=1, description="probability that a position of such a sample is replaced")
+    top_k: PositiveInt = Field(5, description="candidates of the language view that are mixed")
+    warmup_epochs: NonNegativeFloat = Field(10, description="epochs before it starts")
+    ramp_epochs: NonNegativeFloat = Field(0, description="epochs over which it grows to its full rate")
+    first_code: bool = Field(True, description="may the first code be replaced as an input?")
+
+
+class AlignmentSettings(Section):
+    """Weights and temperatures of the losses that tie the two views (paper: 0.1, 0.5, 0.5; 0.9 and 0.85)."""
+
+    language: NonNegativeFloat = Field(1.0, description="weight of the language view's own next-item loss")
+    item: NonNegativeFloat = Field(0.1, description="weight of InfoNCE between the views of an item")
+    user: NonNegativeFloat = Field(0.5, description="weight of InfoNCE between the views of a history")
+    contrast_temperature: PositiveFloat = 0.9
+    divergence: NonNegativeFloat = Field(0.5, description="weight of the symmetric KL between the views' predictions")
+    divergence_temperature: PositiveFloat = 0.85
+
+
+class PluginSettings(Section):
+    """What of the plug-in is attached to the host."""
+
+    language: bool = Field(False, description="the language view: frozen text embeddings beside the semantic IDs")
+    alignment: AlignmentSettings = AlignmentSettings()
+    substitution: SubstitutionSettings = SubstitutionSettings()
