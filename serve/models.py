@@ -95,8 +95,8 @@ class ErrorReply(BaseModel):
 
 def request_type(limits: ServeSettings) -> Any:
     """The type of a recommendation request under these limits: by user, or by history."""
-    k = Field(min(DEFAULT_K, limits.max_k), ge=1, le=limits.max_k, description="length of the list")
-    exclude = Field([], max_length=limits.max_exclude, description="item ids not to list")
+    length = Field(min(DEFAULT_K, limits.max_k), ge=1, le=limits.max_k, description="length of the list")
+    left_out = Field([], max_length=limits.max_exclude, description="item ids not to list")
 
     class ForUser(RecommendBody):
         """A list for a user whose history is known."""
@@ -104,8 +104,8 @@ def request_type(limits: ServeSettings) -> Any:
         model_config = ConfigDict(json_schema_extra={"example": {"user_id": "196", "k": 5}})
 
         user_id: str = Field(min_length=1, max_length=MAX_ID_LENGTH, description="raw id of a known user")
-        k: int = k
-        exclude: list[ItemId] = exclude
+        k: int = length
+        exclude: list[ItemId] = left_out
 
     class ForHistory(RecommendBody):
         """A list for a history that is sent along; nothing about its owner is kept but what the log shows."""
@@ -115,8 +115,8 @@ def request_type(limits: ServeSettings) -> Any:
         history: list[ItemId] = Field(
             min_length=1, max_length=limits.max_history, description="raw item ids, oldest first"
         )
-        k: int = k
-        exclude: list[ItemId] = exclude
+        k: int = length
+        exclude: list[ItemId] = left_out
 
     return Annotated[Annotated[ForUser, Tag("user")] | Annotated[ForHistory, Tag("history")], Discriminator(_kind)]
 

@@ -1,0 +1,61 @@
+"""A tiny real bundle for the tests of serving: 240 users, 60 items with texts, a small host.
+
+``raw_data`` writes interactions of users who stay within a genre, so that a trained model has something to
+learn; ``assembled_bundle`` puts a bundle together around a host with seeded weights (what is served must
+equal what is generated, trained or not), in about a second and without the pipeline.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+
+from genrec.artifacts import Manifest, write_manifest
+from genrec.bundle import write_bundle
+from genrec.config import Settings
+from genrec.data.load import load_catalog
+from genrec.data.prepare import prepare
+from genrec.models import build_backbone
+from genrec.tokenizer.sid_table import SidTable
+
+USERS, ITEMS, GENRES = 240, 60, 4
+MODEL = {"d_model": 32, "d_ff": 64, "heads": 2, "d_head": 16, "encoder_layers": 1, "decoder_layers": 1}
+
+
+def raw_data(folder: Path, seed: int = 0) -> Path:
+    """Interactions and items as CSV; item ids hold a space, a quote and letters beyond ASCII."""
+    rng = np.random.default_rng(seed)
+    names = [f"item é'{i}" for i in range(ITEMS)]
+    rows = ["user,item,time"]
+    for user in range(USERS):
+        genre = user % GENRES
+        for step, item in enumerate(rng.permutation(np.arange(genre, ITEMS, GENRES))[: rng.integers(6, 12)]):
+            rows.append(f"u{user},{names[item]},{1_000_000 + 100 * user + step}")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "interactions.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    kinds = ("sea voyage", "desert crime", "winter romance", "robot comedy")
+    items = [f"{name},{kinds[i % GENRES].title()} Part {i},a {kinds[i % GENRES]}" for i, name in enumerate(names)]
+    (folder / "items.csv").write_text("\n".join(["item,title,text", *items]) + "\n", encoding="utf-8")
+    return folder
+
+
+def assembled_bundle(folder: Path, seed: int = 0) -> Path:
+    """A bundle below ``folder``; another seed gives other weights, hence another version."""
+    data = {"reader": "table", "path": str(raw_data(folder / "raw"))}
+    settings = Settings.model_validate({"data": data, "model": MODEL})
+    prepared = folder / "prepared"
+    prepared.mkdir()
+    prepare(settings.data, prepared, use_ray=False)
+    n_items = len(load_catalog(prepared).item_ids)
+    codes_NL = np.stack([np.arange(n_items) % 8, np.arange(n_items) // 8], axis=1).astype(np.int32)
+    table = SidTable(codes_NL, (8, 8))
+    torch.manual_seed(seed)
+    weights = folder / "weights.safetensors"
+    save_file(build_backbone(settings.model, table).state_dict(), weights, {"sid_version": table.version})
+    out = folder / "bundle"
+    out.mkdir()
+    rows = [{"model": "tiger", "dataset": "tiny", "segment": "all", "metric": "hit@10", "value": 0.5}]
+    write_bundle(out, weights=weights, prepared=prepared, sid_table=table, settings={"model": MODEL}, metrics=rows)
+    write_manifest(out, Manifest(stage="bundle", key="0" * 16, sid_version=table.version))
+    return out

@@ -1,0 +1,217 @@
+"""The routes around the real recommender, in process: replies, errors, the log, and the published schema."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+
+from genrec.config import ServeSettings
+from genrec.recommender import Recommender, RecommendRequest
+from serve.api import create_api
+from serve.errors import ApiError, not_ready, overloaded, timed_out
+from serve.feedback_log import ShownLog, read_shown
+from serve.recommender import Answer, RecommenderLogic, Refusal
+from tests.serving import ITEMS, USERS, assembled_bundle
+
+LIMITS = ServeSettings(max_k=20, max_history=8, max_exclude=4, max_body_bytes=2000)
+
+
+class InProcess:
+    """The recommender's logic without Ray between; ``failure`` stands for what Ray can do to a call."""
+
+    def __init__(self, logic: RecommenderLogic | None, failure: ApiError | None = None) -> None:
+        self.logic, self.failure = logic, failure
+
+    def _checked(self) -> RecommenderLogic:
+        if self.failure is not None:
+            raise self.failure
+        assert self.logic is not None
+        return self.logic
+
+    async def recommend(self, request: RecommendRequest) -> Answer | Refusal:
+        logic = self._checked()
+        return logic.check(request) or logic.answer([request])[0]
+
+    async def item(self, item_id: str) -> dict[str, Any] | Refusal:
+        return self._checked().item(item_id)
+
+    async def card(self) -> dict[str, Any]:
+        return self._checked().card()
+
+    async def versions(self, timeout_s: float) -> tuple[str, str]:
+        recommender = self._checked().recommender
+        return recommender.version, recommender.sid_version
+
+
+@pytest.fixture(scope="module")
+def logic(tmp_path_factory: pytest.TempPathFactory) -> RecommenderLogic:
+    return RecommenderLogic(Recommender.load(assembled_bundle(tmp_path_factory.mktemp("bundle"))), LIMITS)
+
+
+@pytest.fixture
+def api(logic: RecommenderLogic, tmp_path: Path) -> FastAPI:
+    return create_api(LIMITS, InProcess(logic), ShownLog(tmp_path / "shown.jsonl"))
+
+
+@pytest.fixture
+def client(api: FastAPI) -> Iterator[TestClient]:
+    with TestClient(api, raise_server_exceptions=False) as client:
+        yield client
+
+
+def failing(failure: ApiError, tmp_path: Path) -> TestClient:
+    return TestClient(create_api(LIMITS, InProcess(None, failure), ShownLog(tmp_path / "shown.jsonl")))
+
+
+def test_a_user_gets_what_the_recommender_gives(client: TestClient, logic: RecommenderLogic, tmp_path: Path) -> None:
+    reply = client.post("/v1/recommendations", json={"user_id": "u7", "k": 6})
+    assert reply.status_code == 200
+    shown = reply.json()
+    expected = logic.recommender.recommend(["u7"], 6)[0]
+    assert [entry["item_id"] for entry in shown["items"]] == [entry.item_id for entry in expected]
+    assert [entry["score"] for entry in shown["items"]] == [entry.score for entry in expected]
+    assert shown["bundle_version"] == logic.recommender.version
+    assert shown["sid_version"] == logic.recommender.sid_version
+    logged = read_shown(tmp_path / "shown.jsonl")
+    assert [(one.request_id, one.user_id, one.k) for one in logged] == [(shown["request_id"], "u7", 6)]
+    assert [(item.item_id, item.position) for item in logged[0].items] == [
+        (entry["item_id"], i) for i, entry in enumerate(shown["items"])
+    ]
+
+
+def test_a_history_and_exclusions_are_heeded(client: TestClient) -> None:
+    history = [f"item é'{i}" for i in (0, 4, 8)]
+    first = client.post("/v1/recommendations", json={"history": history, "k": 5}).json()["items"]
+    best = first[0]["item_id"]
+    second = client.post("/v1/recommendations", json={"history": history, "k": 5, "exclude": [best]}).json()["items"]
+    listed = [entry["item_id"] for entry in second]
+    assert best not in listed
+    assert not set(history) & set(listed)
+    assert listed[:4] == [entry["item_id"] for entry in first[1:]]
+
+
+def test_requests_have_different_ids(client: TestClient) -> None:
+    ids = {client.post("/v1/recommendations", json={"user_id": "u1"}).json()["request_id"] for _ in range(5)}
+    assert len(ids) == 5
+
+
+def test_the_request_id_is_the_one_in_the_header_if_it_is_a_plain_one(client: TestClient) -> None:
+    def sent(name: str) -> str:
+        headers = {"X-Request-ID": name}
+        return client.post("/v1/recommendations", json={"user_id": "u1"}, headers=headers).json()["request_id"]
+
+    assert sent("0123456789abcdef") == "0123456789abcdef"
+    assert sent('x"} forged') != 'x"} forged'
+
+
+def test_an_item_is_found_by_an_id_with_any_letters(client: TestClient) -> None:
+    reply = client.get("/v1/items/item é'3")
+    assert reply.json()["title"] == "Robot Comedy Part 3"
+    assert len(reply.json()["semantic_id"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "field", "words"),
+    [
+        ({"user_id": "nobody"}, "unknown_user", "user_id", "'nobody'"),
+        ({"history": ["item é'1", "nothing"]}, "unknown_item", "history", "'nothing'"),
+        ({"user_id": "u1", "exclude": ["nothing"]}, "unknown_item", "exclude", "'nothing'"),
+    ],
+)
+def test_what_is_unknown_is_named(client: TestClient, body: Any, code: str, field: str, words: str) -> None:
+    reply = client.post("/v1/recommendations", json=body)
+    error = reply.json()["error"]
+    assert (reply.status_code, error["code"], error["field"]) == (404, code, field)
+    assert words in error["message"]
+
+
+def test_an_unknown_item_and_an_unknown_path_are_404(client: TestClient) -> None:
+    assert client.get("/v1/items/nothing").json()["error"]["code"] == "unknown_item"
+    assert client.get("/v1/nothing").json()["error"]["code"] == "not_found"
+    wrong = client.get("/v1/recommendations")
+    assert (wrong.status_code, wrong.headers["allow"]) == (405, "POST")
+
+
+@pytest.mark.parametrize(
+    ("content", "kind", "status"),
+    [
+        (b'{"user_id": "u1", "k": NaN}', "application/json", 400),
+        (b"[" * 1500, "application/json", 400),
+        (b'{"user_id": "\xff"}', "application/json", 400),
+        (b'{"user_id": "\\ud800"}', "application/json", 422),
+        (b'{"user_id": "u1"}', "text/plain", 415),
+        (b'{"user_id": "' + b"u" * 2000 + b'"}', "application/json", 413),
+        (b'{"user_id": "u1", "k": 1' + b"0" * 500 + b"}", "application/json", 422),
+        (b'{"user_id": "' + b"'; DROP TABLE users;--" + b'"}', "application/json", 404),
+    ],
+)
+def test_malformed_bodies_get_a_4xx_in_the_one_shape(
+    client: TestClient, content: bytes, kind: str, status: int
+) -> None:
+    reply = client.post("/v1/recommendations", content=content, headers={"content-type": kind})
+    assert reply.status_code == status
+    assert set(reply.json()["error"]) == {"code", "field", "message"}
+
+
+@pytest.mark.parametrize(
+    ("failure", "status", "retry"), [(overloaded(), 503, "1"), (not_ready(), 503, "1"), (timed_out(2.0), 504, None)]
+)
+def test_failures_behind_the_ingress_are_told(
+    tmp_path: Path, failure: ApiError, status: int, retry: str | None
+) -> None:
+    reply = failing(failure, tmp_path).post("/v1/recommendations", json={"user_id": "u1"})
+    assert (reply.status_code, reply.headers.get("retry-after")) == (status, retry)
+    assert reply.json()["error"]["code"] == failure.code
+
+
+def test_health_is_ready_only_once_a_replica_answers(logic: RecommenderLogic, tmp_path: Path) -> None:
+    backend = InProcess(logic, timed_out(2.0))
+    client = TestClient(create_api(LIMITS, backend, ShownLog(tmp_path / "shown.jsonl")))
+    assert client.get("/v1/health").status_code == 503
+    assert client.get("/v1/health").json()["error"]["code"] == "not_ready"
+    backend.failure = overloaded()
+    assert client.get("/v1/health").status_code == 503, "a queue that is full before anything answered is no proof"
+    backend.failure = None
+    assert client.get("/v1/health").json()["status"] == "ready"
+    backend.failure = overloaded()
+    assert client.get("/v1/health").json()["status"] == "busy"
+
+
+def test_a_crash_shows_no_trace(api: FastAPI, tmp_path: Path) -> None:
+    class Broken(InProcess):
+        async def card(self) -> dict[str, Any]:
+            raise KeyError("secret")
+
+    client = TestClient(
+        create_api(LIMITS, Broken(None), ShownLog(tmp_path / "shown.jsonl")), raise_server_exceptions=False
+    )
+    reply = client.get("/v1/model")
+    assert reply.status_code == 500
+    assert reply.json()["error"]["code"] == "internal"
+    assert "secret" not in reply.text
+    assert "Traceback" not in reply.text
+
+
+def test_the_model_card_tells_sizes_and_metrics(client: TestClient) -> None:
+    card = client.get("/v1/model").json()
+    assert (card["items"], card["users"], card["levels"]) == (ITEMS, USERS, [8, 8])
+    assert card["card"]["metrics"][0]["metric"] == "hit@10"
+
+
+def test_the_schema_and_the_docs_page_load_nothing_from_outside(client: TestClient) -> None:
+    schema = client.get("/openapi.json").json()
+    operations = {(method, path) for path, methods in schema["paths"].items() for method in methods}
+    assert operations == {
+        ("post", "/v1/recommendations"),
+        ("get", "/v1/items/{item_id}"),
+        ("get", "/v1/model"),
+        ("get", "/v1/health"),
+    }
+    page = client.get("/")
+    assert page.status_code == 200
+    assert "/v1/recommendations" in page.text
+    assert "http://" not in page.text
+    assert "https://" not in page.text
