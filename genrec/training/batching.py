@@ -29,7 +29,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from genrec.data.interactions import Interactions
+from genrec.data.interactions import Interactions, Split
 from genrec.errors import DataError
 from genrec.models.contracts import PAD_ITEM, Batch
 
@@ -114,13 +114,18 @@ class EpochBatches:
         batch_size: targets of a global batch. The targets of an epoch are spread evenly over its steps, so no
             step is much smaller than another; a step of rows with several targets may exceed it by a row.
         seed: with the epoch's number it determines order and composition.
+        aligned: one target slot per history position (P = T, slot t is what comes after position t); else
+            targets are packed.
     """
 
-    def __init__(self, data: Interactions, rows: TrainingRows, batch_size: int, seed: int) -> None:
+    def __init__(
+        self, data: Interactions, rows: TrainingRows, batch_size: int, seed: int, *, aligned: bool = False
+    ) -> None:
         self.data = data
         self.rows = rows
         self.batch_size = batch_size
         self.seed = seed
+        self.aligned = aligned
         self._targets = int(rows.count.sum(dtype=np.int64))
         if self._targets == 0:
             raise DataError("the training part holds no (history, next item) pair; every user has fewer than 2 items")
@@ -163,8 +168,12 @@ class EpochBatches:
         t = np.arange(length.max())
         inside = t < length[:, None]
         history = np.where(inside, items[np.where(inside, begin[:, None] + t, 0)], PAD_ITEM)
-        visible = (length - count)[:, None] + 1 + np.arange(count.max())
-        has_target = visible <= length[:, None]
+        if self.aligned:
+            visible = np.broadcast_to(t + 1, inside.shape)
+            has_target = inside & (t >= (length - count)[:, None])
+        else:
+            visible = (length - count)[:, None] + 1 + np.arange(count.max())
+            has_target = visible <= length[:, None]
         target = np.where(has_target, items[np.where(has_target, begin[:, None] + visible, 0)], PAD_ITEM)
         users = np.searchsorted(self.data.offsets, begin, side="right") - 1
         return Batch(
@@ -173,3 +182,14 @@ class EpochBatches:
             visible_BP=torch.from_numpy(np.minimum(visible, length[:, None])),
             users_B=torch.from_numpy(users),
         )
+
+
+def evaluation_batch(data: Interactions, users: IntArray, split: Split, max_history: int) -> Batch:
+    """Histories of these users before their target in a split, cut to the last ``max_history`` items; padded right."""
+    at = (data.valid_at if split == "valid" else data.test_at)[users].astype(np.int64)
+    length = np.minimum(at, max_history)
+    t = np.arange(max(int(length.max()), 1))
+    inside = t < length[:, None]
+    index = np.where(inside, (data.offsets[users] + at - length)[:, None] + t, 0)
+    history = np.where(inside, data.items[index], PAD_ITEM).astype(np.int64)
+    return Batch(torch.from_numpy(history), users_B=torch.from_numpy(users))
