@@ -6,8 +6,9 @@ its very name, runs with equal settings share it, and a sweep never repeats a co
 
 Files are written in a hidden working directory, the manifest last, then one atomic rename. The
 manifest is canonical JSON that carries its own digest and the SHA-256 of every file, so a reader
-finds any altered byte. A killed stage leaves only its working directory; a resumable stage continues
-in it.
+finds any altered byte. A killed stage leaves only its working directory, which the next attempt empties,
+and, if it is resumable, a scratch directory with its checkpoints, which outlives the attempt and goes
+only after the commit.
 """
 
 from __future__ import annotations
@@ -169,6 +170,10 @@ class ArtifactStore:
         """Where that artifact is made."""
         return self.root / stage / f".{key}.partial"
 
+    def scratch_path(self, stage: str, key: str) -> Path:
+        """Where a resumable stage keeps what its next attempt continues from; never part of the artifact."""
+        return self.root / stage / f".{key}.scratch"
+
     def has(self, stage: str, key: str) -> bool:
         """True if the artifact is finished (the rename is the commit)."""
         return (self.path(stage, key) / MANIFEST).is_file()
@@ -194,12 +199,12 @@ class ArtifactStore:
             fcntl.flock(stream, fcntl.LOCK_EX)
             yield
 
-    def begin(self, stage: str, key: str, *, resume: bool) -> Path:
-        """The working directory for that artifact: emptied, unless ``resume``."""
+    def begin(self, stage: str, key: str) -> Path:
+        """The emptied working directory for that artifact."""
         work = self.work_path(stage, key)
-        if work.exists() and not resume:
+        if work.exists():
             shutil.rmtree(work)
-        work.mkdir(parents=True, exist_ok=True)
+        work.mkdir(parents=True)
         return work
 
     def commit(self, manifest: Manifest) -> Path:
@@ -213,7 +218,14 @@ class ArtifactStore:
             shutil.rmtree(final)
         os.rename(work, final)
         _fsync(final.parent)
+        self.tidy(manifest.stage, manifest.key)
         return final
+
+    def tidy(self, stage: str, key: str) -> None:
+        """Remove the scratch directory of a finished artifact (a kill may have come between commit and this)."""
+        scratch = self.scratch_path(stage, key)
+        if scratch.exists():
+            shutil.rmtree(scratch)
 
 
 def _fsync(path: Path) -> None:

@@ -37,6 +37,8 @@ PREPARED = "prepared"
 SETTINGS = "settings.yaml"
 CARD = "model_card.json"
 STAGE = "bundle"
+LINKS = "bundles"
+"""Folder below run.directory with a link to the newest bundle of each name."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,6 +79,33 @@ class Bundle:
         except RuntimeError as error:
             raise ArtifactError(f"{self.path / WEIGHTS}: does not fit the model of {SETTINGS}: {error}") from error
         return model.eval()
+
+
+def published_path(settings: Settings) -> Path:
+    """Where the newest bundle of these settings' name is linked, for `serve`."""
+    return Path(settings.run.directory) / LINKS / settings.bundle.name
+
+
+def require_floor(rows: Sequence[Mapping[str, Any]], settings: Settings) -> None:
+    """The gate before a bundle: refuse a model that loses to popularity, if the settings ask for it.
+
+    Args:
+        rows: of metrics.json.
+        settings: bundle.floor, and the host's name in model.backbone.
+
+    Raises:
+        ArtifactError: the model is not above the floor.
+    """
+    if settings.bundle.floor == "none":
+        return
+    metric = f"ndcg@{max(settings.evaluation.cutoffs)}"
+    values = {row["model"]: row["value"] for row in rows if (row["segment"], row["metric"]) == ("all", metric)}
+    model, floor = settings.model.backbone, settings.bundle.floor
+    if not values[model] > values[floor]:
+        raise ArtifactError(
+            f"bundle.floor: {metric} of {model} is {values[model]:.4f}, of {floor} {values[floor]:.4f}. "
+            "Train longer, or bundle it nevertheless: --set bundle.floor=none"
+        )
 
 
 def bundle_version(manifest: Manifest) -> str:
@@ -149,7 +178,7 @@ def load_bundle(path: Path) -> Bundle:
         card=json.loads((path / CARD).read_bytes()),
     )
     if len(bundle.catalog.item_ids) != table.n_items:
-        raise ArtifactError(f"{path}: {len(bundle.catalog.item_ids)} items in the catalog, {table.n_items} semantic IDs")
+        raise ArtifactError(f"{path}: a catalog of {len(bundle.catalog.item_ids)} items, {table.n_items} semantic IDs")
     return bundle
 
 

@@ -226,9 +226,9 @@ class Recommender:
             ranked = generate(
                 self.backbone, batch, max(ks), beams=self._beams(max(ks)), exclude_BS=_padded(barred).to(self.device)
             )
-        items_BK, scores_BK = ranked.items_BK.cpu().numpy(), ranked.scores_BK.cpu().numpy()
+        items_BK, scores_BK = ranked.items_BK.tolist(), ranked.scores_BK.tolist()
         return [
-            [self._entry(int(item), float(score)) for item, score in zip(items[:k], scores[:k], strict=True) if item >= 0]
+            [self._entry(item, score) for item, score in zip(items[:k], scores[:k], strict=True) if item >= 0]
             for items, scores, k in zip(items_BK, scores_BK, ks, strict=True)
         ]
 

@@ -31,9 +31,13 @@ def load_settings(
     """
     tree = _read(path)
     presets = tree.pop("presets", {}) or {}
+    if not isinstance(presets, dict):
+        raise SettingsError(f"presets: expected name: sections, got {type(presets).__name__}")
     if preset is not None:
         if preset not in presets:
             raise SettingsError(f"preset {preset!r} is not in the file; it has: {', '.join(sorted(presets)) or 'none'}")
+        if not isinstance(presets[preset] or {}, dict):
+            raise SettingsError(f"presets.{preset}: expected sections, got {type(presets[preset]).__name__}")
         tree = _merged(tree, presets[preset])
     for override in overrides:
         tree = _merged(tree, _parse_override(override))
@@ -51,16 +55,34 @@ def _read(path: str | Path | None) -> dict[str, Any]:
             return {}
         path = DEFAULT_CONFIG
     try:
-        tree = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        tree = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_UniqueKeys)  # noqa: S506 (a SafeLoader)
     except OSError as error:
         raise SettingsError(f"--config {path}: {error.strerror or error}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise SettingsError(f"--config {path}: not YAML: {error}") from error
     if tree is None:
         return {}
     if not isinstance(tree, dict):
         raise SettingsError(f"--config {path}: expected sections (key: value), got {type(tree).__name__}")
     return tree
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """YAML lets the last of two equal keys win silently; in settings that is a mistake."""
+
+
+def _mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any, Any]:
+    seen: set[str] = set()
+    for key, _ in node.value:
+        if isinstance(key, yaml.ScalarNode) and key.value != "<<":
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"key {key.value!r} is there twice", key.start_mark)
+            seen.add(key.value)
+    loader.flatten_mapping(node)
+    return loader.construct_mapping(node, deep=True)
+
+
+_UniqueKeys.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
 
 
 def _merged(base: Mapping[str, Any], over: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -78,7 +100,7 @@ def _parse_override(text: str) -> dict[str, Any]:
         raise SettingsError(f"--set {text!r}: write section.key=value, for example --set training.epochs=5")
     try:
         value: Any = yaml.safe_load(raw)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise SettingsError(f"--set {text!r}: the value is not YAML: {error}") from error
     if isinstance(value, str):
         value = _number(value)
@@ -111,7 +133,9 @@ def _explain(item: Any) -> str:
         hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
         return f"{name}: unknown key; {hint}"
     message = item["msg"].removeprefix("Value error, ")
-    return f"{name}: {message} (got {item['input']!r})" if name else message
+    if item["type"] == "value_error":  # a rule across keys: its text names them
+        return message
+    return f"{name}: {message} (got {item['input']!r})"
 
 
 def _keys_at(location: Sequence[str]) -> list[str]:

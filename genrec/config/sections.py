@@ -195,6 +195,60 @@ class ItemKNNSettings(Section):
     decay: float = Field(0.7, gt=0, le=1, description="weight of the history per step back (0.9 suits ML-100K)")
 
 
+class RetrievalSettings(Section):
+    """Users like this user, and what they vote for."""
+
+    paths: tuple[Literal["text", "collaborative"], ...] = Field(("text", "collaborative"), min_length=1)
+    candidates: PositiveInt = Field(50, description="users each path proposes (the paper's z)")
+    neighbours: PositiveInt = Field(30, description="users kept after re-ranking (the paper's v)")
+    merge: Literal["union", "intersection-first"] = Field(
+        "union", description="intersection-first (the paper): users that both paths propose come before all others"
+    )
+    rerank: Literal["representation", "paths", "both"] = Field(
+        "both", description="order by cosine of representations (the paper), by the paths' own ranks, or by all ranks"
+    )
+    max_history: PositiveInt = Field(20, description="latest items that make a user's document and query")
+    bm25_engine: Literal["bm25s", "rank-bm25"] = Field(
+        "bm25s", description="one ranking; rank-bm25 is the slow reference, for small corpora"
+    )
+    bm25_k1: PositiveFloat = 1.5
+    bm25_b: float = Field(0.75, ge=0, le=1)
+    item_words: bool = Field(False, description="each item is also a word of its own, so that shared items count twice")
+    ivf_from: PositiveInt = Field(
+        200_000, description="users from which FAISS searches clusters (approximate), not all"
+    )
+    ivf_probes: PositiveInt = Field(32, description="clusters that a search visits")
+    vote_sources: tuple[Literal["neighbours", "text", "collaborative", "item-knn"], ...] = Field(
+        ("neighbours", "item-knn"), description="who votes for items; neighbours: the merged users"
+    )
+    vote_items: PositiveInt = Field(50, description="items a source votes for (M)")
+    vote_popularity_power: float = Field(-0.5, ge=-1, le=0, description="a vote weighs (training count) ** this")
+    vote_score_power: NonNegativeFloat = Field(2.0, description="a neighbour weighs (score / best score) ** this")
+    vote_recency: float = Field(0.9, gt=0, le=1, description="weight of a neighbour's item per step back in time")
+    train_positions: PositiveInt | None = Field(
+        None, description="cached moments of a user's training part, the latest first; none: all"
+    )
+    block_queries: PositiveInt = Field(1024, description="cache: queries answered and committed at once")
+    shard_users: PositiveInt = Field(50_000, description="cache: users of one BM25 shard")
+    workers: PositiveInt | None = Field(None, description="cache: actors at once; none: as many as the CPUs allow")
+
+    @model_validator(mode="after")
+    def _combinations(self) -> RetrievalSettings:
+        for name in ("paths", "vote_sources"):
+            value = getattr(self, name)
+            if len(set(value)) != len(value):
+                raise ValueError(f"retrieval.{name}: {list(value)} names one twice")
+        for source in ("text", "collaborative"):
+            if source in self.vote_sources and source not in self.paths:
+                raise ValueError(f"retrieval.vote_sources: {source!r} is not one of retrieval.paths {list(self.paths)}")
+        if self.neighbours > self.candidates * len(self.paths):
+            raise ValueError(
+                f"retrieval.neighbours: {self.neighbours} cannot be kept of {len(self.paths)} x {self.candidates} "
+                "candidates (retrieval.candidates)"
+            )
+        return self
+
+
 class BaselineSettings(Section):
     """What a user would try first."""
 
@@ -216,7 +270,10 @@ class EvaluationSettings(Section):
 class BundleSettings(Section):
     """What serving loads."""
 
-    name: str = Field("default", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    name: str = Field("default", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="link below bundles/")
+    floor: Literal["none", "popularity"] = Field(
+        "none", description="popularity: refuse to bundle a model whose NDCG over all users is not above popularity's"
+    )
 
 
 class RaySettings(Section):

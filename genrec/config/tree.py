@@ -13,6 +13,7 @@ from genrec.config.sections import (
     EvaluationSettings,
     ModelSettings,
     RaySettings,
+    RetrievalSettings,
     RunSettings,
     Section,
     ServeSettings,
@@ -32,6 +33,7 @@ class Settings(Section):
     plugin: PluginSettings = PluginSettings()
     training: TrainingSettings = TrainingSettings()
     baselines: BaselineSettings = BaselineSettings()
+    retrieval: RetrievalSettings = RetrievalSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     bundle: BundleSettings = BundleSettings()
     ray: RaySettings = RaySettings()

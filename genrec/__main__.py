@@ -1,0 +1,7 @@
+"""``python -m genrec``."""
+
+import sys
+
+from genrec.cli import main
+
+sys.exit(main())

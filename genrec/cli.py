@@ -1,0 +1,176 @@
+"""The command line: ``python -m genrec VERB --config F --preset P --set a.b=c ...``.
+
+Results go to standard output, progress and messages to standard error. A mistake that the user can mend
+is one message and exit code 2; ``--verbose`` adds the traceback. Logging is configured here and nowhere
+else. Heavy libraries are imported by the verbs that need them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+
+from genrec.config import Settings, load_settings, resolved_yaml
+from genrec.errors import GenrecError, SettingsError
+from genrec.progress import StageProgress
+
+if TYPE_CHECKING:
+    from genrec.stages import Pipeline
+
+EXIT_USER_ERROR = 2
+logger = logging.getLogger(__name__)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one verb; returns the exit code."""
+    options = _parser().parse_args(arguments)
+    _configure_logging(options.verbose)
+    try:
+        options.act(options)
+    except GenrecError as error:
+        if options.verbose:
+            logger.exception("%s failed", options.verb)
+        sys.stderr.write(f"genrec {options.verb}: {error}\n")
+        return EXIT_USER_ERROR
+    except KeyboardInterrupt:
+        sys.stderr.write(f"genrec {options.verb}: interrupted; run the same command to go on\n")
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--config", metavar="FILE", help="settings file (default: ray_config.yaml if there is one)")
+    common.add_argument("--preset", metavar="NAME", help="a preset of that file, merged over its base")
+    common.add_argument(
+        "--set", dest="overrides", action="append", default=[], metavar="a.b=c", help="override one setting; repeatable"
+    )
+    common.add_argument(
+        "--strategy", choices=("single", "ddp", "deepspeed"), help="short for --set training.strategy=..."
+    )
+    common.add_argument("--verbose", "-v", action="store_true", help="log more, and show tracebacks")
+    parser = argparse.ArgumentParser(prog="genrec", description="From interactions to generated recommendations.")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+
+    def verb(name: str, about: str, act: Callable[[argparse.Namespace], None]) -> argparse.ArgumentParser:
+        child = verbs.add_parser(name, parents=[common], help=about, description=about)
+        child.set_defaults(act=act)
+        return child
+
+    verb("config", "print the resolved settings", _config)
+    verb("status", "show which stages are up to date, without running any", _status)
+    for name, about in STAGE_VERBS.items():
+        verb(name, about, _stage)
+    verb("run", "bring all stages up to date, in order, and print the results", _run)
+    recommend = verb("recommend", "recommend items to a user or for a history", _recommend)
+    who = recommend.add_mutually_exclusive_group(required=True)
+    who.add_argument("--user", metavar="ID", help="a user of the data set")
+    who.add_argument("--history", nargs="+", metavar="ITEM", help="item ids, oldest first")
+    recommend.add_argument("-k", type=int, default=10, help="length of the list (default: 10)")
+    recommend.add_argument("--exclude", nargs="+", default=[], metavar="ITEM", help="items not to list")
+    recommend.add_argument("--bundle", metavar="DIR", help="a bundle (default: the one of these settings)")
+    recommend.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    compare = verb("compare", "one table of several runs; runs that differ in the seed are averaged", _compare)
+    compare.add_argument("runs", nargs="+", metavar="RUN", help="run names below run.directory")
+    compare.add_argument("--json", action="store_true", help="print the metric rows as JSON instead of a table")
+    return parser
+
+
+STAGE_VERBS = {
+    "prepare": "read raw interactions into catalog, sequences and split",
+    "tokenize": "embed the items and give them semantic IDs",
+    "sasrec": "train the dense baseline",
+    "pretrain": "train the generative model",
+    "evaluate": "rank the whole catalog with every model; metrics.json and report.html",
+    "bundle": "gather what serving loads",
+}
+"""The stages of genrec.stages; written out here so that --help need not import them. A test compares."""
+
+
+def _settings(options: argparse.Namespace) -> Settings:
+    overrides = list(options.overrides)
+    if options.strategy:
+        overrides.append(f"training.strategy={options.strategy}")
+    return load_settings(options.config, preset=options.preset, overrides=overrides)
+
+
+def _pipeline(options: argparse.Namespace, *, quiet: bool = False) -> Pipeline:
+    from genrec.stages import Pipeline
+
+    return Pipeline(_settings(options), reporter=None if quiet else StageProgress())
+
+
+def _config(options: argparse.Namespace) -> None:
+    sys.stdout.write(resolved_yaml(_settings(options)))
+
+
+def _status(options: argparse.Namespace) -> None:
+    pipeline = _pipeline(options, quiet=True)
+    table = Table("stage", "key", "state")
+    for name, finished in pipeline.status().items():
+        table.add_row(name, pipeline.plans[name].key, "up to date" if finished else "to be made")
+    Console().print(table)
+
+
+def _stage(options: argparse.Namespace) -> None:
+    pipeline = _pipeline(options)
+    path = pipeline.ensure(options.verb)
+    if options.verb == "evaluate":
+        _print_results(path)
+    else:
+        sys.stdout.write(f"{path}\n")
+
+
+def _run(options: argparse.Namespace) -> None:
+    pipeline = _pipeline(options)
+    for name in pipeline.plans:
+        pipeline.ensure(name)
+    _print_results(pipeline.ensure("evaluate"))
+    sys.stdout.write(f"report: {pipeline.folder.path / 'report.html'}\nbundle: {pipeline.folder.path / 'bundle'}\n")
+
+
+def _print_results(evaluated: Path) -> None:
+    raise NotImplementedError
+
+
+def _recommend(options: argparse.Namespace) -> None:
+    bundle = Path(options.bundle) if options.bundle else _pipeline(options).ensure("bundle")
+    from genrec.recommender import Recommender, RecommendRequest
+
+    recommender = Recommender.load(bundle)
+    history = tuple(options.history) if options.history else None
+    request = RecommendRequest(options.user, history, options.k, tuple(options.exclude))
+    (items,) = recommender.recommend_batch([request])
+    if options.json:
+        answer = {
+            "bundle_version": recommender.version,
+            "sid_version": recommender.sid_version,
+            "items": [item.model_dump(mode="json") for item in items],
+        }
+        sys.stdout.write(json.dumps(answer, indent=1, ensure_ascii=False) + "\n")
+        return
+    table = Table("#", "item", "title", "log-probability", "semantic ID")
+    for place, item in enumerate(items, start=1):
+        codes = "-".join(map(str, item.evidence["semantic_id"]))
+        table.add_row(str(place), item.item_id, item.title, f"{item.score:.3f}", codes)
+    Console().print(table)
+
+
+def _compare(options: argparse.Namespace) -> None:
+    raise SettingsError("not yet")
+
+
+def _configure_logging(verbose: bool) -> None:
+    from rich.logging import RichHandler
+
+    handler = RichHandler(console=Console(stderr=True), show_path=False, rich_tracebacks=False)
+    logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format="%(message)s", handlers=[handler])
+    logging.getLogger("genrec").setLevel(logging.DEBUG if verbose else logging.INFO)

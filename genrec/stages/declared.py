@@ -1,0 +1,121 @@
+"""The chain of stages: prepare -> tokenize, sasrec -> pretrain -> evaluate -> bundle.
+
+What stands under ``ignores`` decides how fast, where or how visibly a result is made, not which. The
+strategy and the number of workers do count: their random streams differ, so do the weights, and a
+checkpoint of one strategy is not continued by another.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from genrec.config import Settings
+from genrec.stages import steps
+from genrec.stages.stage import Stage
+
+
+def raw_sources(settings: Settings) -> dict[str, Path]:
+    """The raw data files, by place in reading order and name."""
+    from genrec.data.prepare import raw_files
+
+    return {f"{place:05d} {path.name}": path for place, path in enumerate(raw_files(settings.data))}
+
+
+def tokenizer_sources(settings: Settings) -> dict[str, Path]:
+    """Published codes and a text encoder's own files, where the settings name them."""
+    sources: dict[str, Path] = {}
+    if settings.tokenizer.published is not None:
+        sources["published"] = Path(settings.tokenizer.published)
+    if settings.encoder.path is not None:
+        root = Path(settings.encoder.path)
+        sources |= {path.relative_to(root).as_posix(): path for path in root.rglob("*") if path.is_file()}
+    return sources
+
+
+TRAINING_MANNER = (
+    "training.cpus_per_worker",
+    "training.gpus_per_worker",
+    "training.max_failures",
+    "training.checkpoint_every",
+    "training.checkpoint_steps",
+    "training.log_every",
+    "training.tensorboard",
+    "training.mlflow_uri",
+    "training.deepspeed.nvme_path",
+)
+"""Leaves of the train loop that change its pace and its logs, not its weights."""
+
+HOST_RECIPE = (
+    "training.batch_size",
+    "training.epochs",
+    "training.max_steps",
+    "training.max_minutes",
+    "training.learning_rate",
+    "training.weight_decay",
+    "training.patience",
+    "training.losses",
+    "training.deepspeed",
+)
+"""Leaves of the train loop for which SASRec has its own, so that tuning the host never trains it again."""
+
+STAGES: dict[str, Stage] = {
+    stage.name: stage
+    for stage in (
+        Stage(
+            name="prepare",
+            about="raw interactions to catalog, sequences and split",
+            make=steps.prepare,
+            depends=("data",),
+            ignores=("data.path", "data.max_history"),
+            sources=raw_sources,
+        ),
+        Stage(
+            name="tokenize",
+            about="item texts to embeddings to semantic IDs",
+            make=steps.tokenize,
+            depends=("encoder", "tokenizer"),
+            ignores=("encoder.path", "encoder.batch_size", "tokenizer.published"),
+            inputs=("prepare",),
+            sources=tokenizer_sources,
+        ),
+        Stage(
+            name="sasrec",
+            about="train the dense baseline",
+            make=steps.sasrec,
+            depends=("baselines.sasrec", "training", "data.max_history", "evaluation.seen_items", "run.seed"),
+            ignores=TRAINING_MANNER + HOST_RECIPE,
+            inputs=("prepare",),
+            resumable=True,
+        ),
+        Stage(
+            name="pretrain",
+            about="train the generative model",
+            make=steps.pretrain,
+            # Validation, which chooses the weights, searches and filters as the evaluation does.
+            depends=(
+                *("model", "plugin", "training", "data.max_history", "run.seed"),
+                *("evaluation.seen_items", "evaluation.beams"),
+            ),
+            ignores=TRAINING_MANNER,
+            inputs=("prepare", "tokenize"),
+            resumable=True,
+        ),
+        Stage(
+            name="evaluate",
+            about="rank the whole catalog with every model",
+            make=steps.evaluate,
+            depends=("evaluation", "baselines.item_knn", "data.max_history"),
+            ignores=("evaluation.batch_size",),
+            inputs=("prepare", "tokenize", "sasrec", "pretrain"),
+        ),
+        Stage(
+            name="bundle",
+            about="gather what serving loads",
+            make=steps.bundle,
+            depends=("bundle",),
+            ignores=("bundle.name",),
+            inputs=("prepare", "tokenize", "pretrain", "evaluate"),
+        ),
+    )
+}
+"""By name, inputs before the stages that read them; ``run`` makes them in this order."""

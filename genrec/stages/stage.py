@@ -1,0 +1,149 @@
+"""What a stage declares: the settings and inputs that its result depends on, and the function that makes it.
+
+A stage's key is a hash of exactly these, so it can be computed for the whole chain without running
+anything (a changed input changes every key after it). A settings leaf belongs to a key if it changes
+what is made; where and how fast it is made does not. Whole sections are named and exceptions are listed,
+so that a leaf added later counts until somebody decides otherwise: making again is the safe mistake.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from genrec.artifacts import ArtifactStore, Manifest, file_digest
+from genrec.config import Settings
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a stage tells of its work.
+
+    Attributes:
+        metrics: counts, losses and times for the manifest; no part of the key.
+        sid_version: version of the SidTable made or used; None where there is none.
+    """
+
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+    sid_version: str | None = None
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a stage function gets.
+
+    Attributes:
+        settings: the resolved tree.
+        out: the empty directory for the artifact's files.
+        scratch: directory that outlives a killed attempt (resumable stages only); no part of the artifact.
+        inputs: input stage -> directory of its verified artifact.
+        manifests: input stage -> manifest.
+        cache: directory of things that may be deleted at any time.
+    """
+
+    settings: Settings
+    out: Path
+    scratch: Path
+    inputs: Mapping[str, Path]
+    manifests: Mapping[str, Manifest]
+    cache: Path
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One link of the chain.
+
+    Attributes:
+        name: folder in the store and verb of the command line.
+        about: what it does, in a few words.
+        make: writes the artifact's files into ``Context.out``.
+        depends: sections or leaves (dotted) of the settings that the result depends on.
+        ignores: leaves of these that do not change the result.
+        inputs: stages whose artifacts it reads.
+        sources: name -> file outside the store that it reads (hashed into the key); None for none.
+        resumable: a killed attempt is continued from its scratch directory, not begun anew.
+    """
+
+    name: str
+    about: str
+    make: Callable[[Context], Outcome]
+    depends: tuple[str, ...] = ()
+    ignores: tuple[str, ...] = ()
+    inputs: tuple[str, ...] = ()
+    sources: Callable[[Settings], Mapping[str, Path]] | None = None
+    resumable: bool = False
+
+    def relevant(self, settings: Settings) -> dict[str, Any]:
+        """The part of the settings that the key is made of, as leaf (dotted) -> value."""
+        leaves = flatten(settings.model_dump(mode="json"))
+        return {
+            leaf: value
+            for leaf, value in leaves.items()
+            if any(_within(leaf, part) for part in self.depends) and not any(_within(leaf, p) for p in self.ignores)
+        }
+
+    def source_digests(self, settings: Settings) -> dict[str, str]:
+        """Name -> SHA-256 of each file outside the store."""
+        paths = self.sources(settings) if self.sources else {}
+        return {f"file:{name}": file_digest(path) for name, path in sorted(paths.items())}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A stage with its address, before anything is run.
+
+    Attributes:
+        stage: the declaration.
+        key: address of its artifact.
+        settings: leaf -> value that the key depends on.
+        inputs: input stage -> key, and ``file:name`` -> SHA-256.
+    """
+
+    stage: Stage
+    key: str
+    settings: Mapping[str, Any]
+    inputs: Mapping[str, str]
+
+
+def plan(stages: Mapping[str, Stage], settings: Settings) -> dict[str, Plan]:
+    """Keys of all stages, computed without running any.
+
+    Args:
+        stages: by name, inputs before the stages that read them.
+        settings: the resolved tree.
+    """
+    plans: dict[str, Plan] = {}
+    for name, stage in stages.items():
+        relevant = stage.relevant(settings)
+        inputs = {source: plans[source].key for source in stage.inputs} | stage.source_digests(settings)
+        plans[name] = Plan(stage, ArtifactStore.key(name, relevant, inputs), relevant, inputs)
+    return plans
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Leaves of a nested tree by dotted name."""
+    leaves: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            leaves |= flatten(value, f"{prefix}{key}.")
+        else:
+            leaves[prefix + key] = value
+    return leaves
+
+
+def nested(leaves: Mapping[str, Any]) -> dict[str, Any]:
+    """The tree that :func:`flatten` came from."""
+    tree: dict[str, Any] = {}
+    for name, value in leaves.items():
+        *sections, last = name.split(".")
+        node = tree
+        for section in sections:
+            node = node.setdefault(section, {})
+        node[last] = value
+    return tree
+
+
+def _within(leaf: str, part: str) -> bool:
+    return leaf == part or leaf.startswith(part + ".")

@@ -1,0 +1,92 @@
+"""The stage functions: each reads the artifacts of its inputs and writes its own files.
+
+They only connect rooms; what is done stands in the rooms. Heavy libraries are imported where they are
+needed, so that `--help`, `config` and `status` answer at once.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from genrec.stages.stage import Context, Outcome, nested
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+EMBEDDINGS = "embeddings.safetensors"
+WEIGHTS = "weights.safetensors"
+
+
+def prepare(context: Context) -> Outcome:
+    """Raw files to catalog, sequences and split."""
+    from genrec.data.prepare import prepare as prepare_data
+
+    return Outcome(metrics=prepare_data(context.settings.data, context.out))
+
+
+def tokenize(context: Context) -> Outcome:
+    """Item texts to embeddings, embeddings to semantic IDs."""
+    from safetensors.numpy import save_file
+
+    from genrec.data.load import load_catalog
+    from genrec.encoders import encode_catalog, fit_encoder, save_encoder
+    from genrec.tokenizer.fit import fit_tokenizer
+
+    settings, catalog = context.settings, load_catalog(context.inputs["prepare"])
+    encoder = fit_encoder(catalog.texts, settings.encoder)
+    embeddings_NE = encode_catalog(catalog.texts, settings.encoder, context.cache / "embeddings", encoder=encoder)
+    # Kept beside the IDs: the language view reads the embeddings, and new items go through the same encoder.
+    save_file({"embeddings": embeddings_NE}, context.out / EMBEDDINGS)
+    save_encoder(encoder, context.out / "encoder")
+    table, metrics = fit_tokenizer(embeddings_NE, settings.tokenizer, context.out, item_ids=catalog.item_ids)
+    return Outcome(metrics=metrics, sid_version=table.version)
+
+
+def sasrec(context: Context) -> Outcome:
+    """The dense baseline that every table shows."""
+    raise NotImplementedError
+
+
+def pretrain(context: Context) -> Outcome:
+    """The host backbone."""
+    raise NotImplementedError
+
+
+def evaluate(context: Context) -> Outcome:
+    """Ranked lists of all models, their metrics and the report."""
+    raise NotImplementedError
+
+
+def bundle(context: Context) -> Outcome:
+    """What serving needs, in one directory."""
+    from genrec.bundle import require_floor, write_bundle
+    from genrec.tokenizer.sid_table import SidTable
+
+    rows = json.loads((context.inputs["evaluate"] / "metrics.json").read_bytes())
+    require_floor(rows, context.settings)
+    table = SidTable.load(context.inputs["tokenize"])
+    made_with: dict[str, object] = {}
+    for manifest in context.manifests.values():
+        made_with |= manifest.settings
+    # How the raw files were read is of no use to serving, and the reader could not be validated without its path.
+    made_with = {leaf: value for leaf, value in made_with.items() if leaf != "data.reader"}
+    write_bundle(
+        context.out,
+        weights=context.inputs["pretrain"] / WEIGHTS,
+        prepared=context.inputs["prepare"],
+        sid_table=table,
+        settings=nested(made_with),
+        metrics=rows,
+        facts={
+            "data_reader": context.settings.data.reader,
+            "made_from": {n: m.key for n, m in context.manifests.items()},
+        },
+    )
+    return Outcome(sid_version=table.version)
+
+
+def load_embeddings(directory: object) -> NDArray[np.float32]:
+    """float32 [N, E], the item embeddings of a tokenize artifact."""
+    raise NotImplementedError

@@ -1,0 +1,191 @@
+"""A change of each settings leaf changes exactly the keys that depend on it, along the whole chain."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+from pydantic import BaseModel
+
+from genrec.cli import STAGE_VERBS
+from genrec.config import Settings, load_settings
+from genrec.stages import STAGES, plan
+from genrec.stages.stage import flatten, nested
+
+CHAIN = {
+    "prepare": [],
+    "tokenize": ["prepare"],
+    "sasrec": ["prepare"],
+    "pretrain": ["prepare", "tokenize"],
+    "evaluate": ["prepare", "tokenize", "sasrec", "pretrain"],
+    "bundle": ["prepare", "tokenize", "pretrain", "evaluate"],
+}
+NOTHING = {
+    "run.name", "run.directory", "data.path", "encoder.path", "encoder.batch_size", "tokenizer.published",
+    "training.cpus_per_worker", "training.gpus_per_worker", "training.max_failures", "training.checkpoint_every",
+    "training.checkpoint_steps", "training.log_every", "training.tensorboard", "training.mlflow_uri",
+    "training.deepspeed.nvme_path", "evaluation.batch_size", "bundle.name",
+}  # fmt: skip
+SPECIAL = {
+    "run.seed": {"sasrec", "pretrain"},
+    "data.max_history": {"sasrec", "pretrain", "evaluate"},
+    "evaluation.seen_items": {"sasrec", "pretrain", "evaluate"},
+    "evaluation.beams": {"pretrain", "evaluate"},
+    **dict.fromkeys(
+        [f"training.{leaf}" for leaf in ("strategy", "workers", "warmup_share", "schedule", "clip_norm", "precision")]
+        + ["training.validate_every", "training.validation_users"],
+        {"sasrec", "pretrain"},
+    ),
+}
+SECTIONS = {
+    "data": {"prepare"},
+    "encoder": {"tokenize"},
+    "tokenizer": {"tokenize"},
+    "model": {"pretrain"},
+    "training": {"pretrain"},
+    "baselines.sasrec": {"sasrec"},
+    "baselines.item_knn": {"evaluate"},
+    "evaluation": {"evaluate"},
+    "bundle": {"bundle"},
+    "plugin": {"pretrain"},
+    "retrieval": set(),  # joins with the cache stage
+    "ray": set(),
+    "serve": set(),
+}
+# Leaves whose other values need company to be valid.
+COMPANY = {
+    "data.reader": {"data": {"path": "somewhere"}},
+    "plugin.substitution.p1": {"plugin": {"language": True}},
+    "training.strategy": {"training": {"workers": 1}},
+    "training.deepspeed.offload_optimizer": {"training": {"deepspeed": {"zero_stage": 3}}},
+    "training.deepspeed.offload_parameters": {"training": {"deepspeed": {"zero_stage": 3}}},
+}
+
+
+def directly(leaf: str) -> set[str]:
+    if leaf in NOTHING:
+        return set()
+    if leaf in SPECIAL:
+        return SPECIAL[leaf]
+    (found,) = [stages for section, stages in SECTIONS.items() if leaf.startswith(section + ".")]
+    return found
+
+
+def closure(stages: set[str]) -> set[str]:
+    reached = set(stages)
+    for name, inputs in CHAIN.items():
+        if reached & set(inputs):
+            reached.add(name)
+    return reached
+
+
+def leaves(model: type[BaseModel], prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, field in model.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            found |= leaves(field.annotation, f"{prefix}{name}.")
+        else:
+            found[prefix + name] = field.annotation
+    return found
+
+
+def other(annotation: Any, value: Any) -> Any:
+    """A valid value that differs from ``value``."""
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is Literal:
+        choices = [choice for choice in arguments if choice not in (value, "published")]
+        return choices[0] if choices else pytest.skip(f"{value!r} is the only choice as yet")
+    if origin in (types.UnionType, typing.Union):
+        return other(next(a for a in arguments if a is not type(None)), value)
+    if origin is typing.Annotated:
+        return other(arguments[0], value)
+    if origin is tuple:
+        return value[:-1] if len(value) > 1 else [*value, *value]
+    if annotation is bool:
+        return not value
+    if annotation is int:
+        return 7 if value is None else value + 1
+    if annotation is float:
+        return 0.5 if value is None else value * 0.8 + 0.03
+    assert annotation is str, annotation
+    return f"{value or ''}x"
+
+
+def keys(settings: Settings) -> dict[str, str]:
+    without_files = {name: dataclasses.replace(stage, sources=None) for name, stage in STAGES.items()}
+    return {name: item.key for name, item in plan(without_files, settings).items()}
+
+
+def merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    return nested({**flatten(base), **flatten(over)})
+
+
+LEAVES = leaves(Settings)
+
+
+def test_every_leaf_is_known_here():
+    for leaf in NOTHING | set(SPECIAL) | set(COMPANY):
+        assert leaf in LEAVES, f"{leaf} is gone from the settings"
+
+
+def test_the_chain_is_the_declared_one():
+    assert {name: list(stage.inputs) for name, stage in STAGES.items()} == CHAIN
+    assert list(STAGE_VERBS) == list(STAGES)
+
+
+@pytest.mark.parametrize("leaf", LEAVES)
+def test_leaf_changes_exactly_the_keys_that_depend_on_it(leaf):
+    base = merged(Settings().model_dump(mode="json"), COMPANY.get(leaf, {}))
+    before = Settings.model_validate(base)
+    value = flatten(before.model_dump(mode="json"))[leaf]
+    changed = other(LEAVES[leaf], value)
+    after = Settings.model_validate(merged(base, nested({leaf: changed})))
+    old, new = keys(before), keys(after)
+    assert {name for name in CHAIN if old[name] != new[name]} == closure(directly(leaf))
+
+
+def raw(directory: Path, rows: str) -> Path:
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "log.csv").write_text(rows)
+    return directory / "log.csv"
+
+
+def table_settings(path: Path, **overrides: Any) -> Settings:
+    return load_settings(overrides=["data.reader=table", f"data.path={path}", *overrides.get("more", [])])
+
+
+def real_keys(settings: Settings) -> dict[str, str]:
+    return {name: item.key for name, item in plan(STAGES, settings).items()}
+
+
+def test_raw_files_count_by_content_not_by_place(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rows = "user,item,time\n1,2,3\n"
+    first = real_keys(table_settings(raw(tmp_path / "a", rows)))
+    assert real_keys(table_settings(raw(tmp_path / "b", rows))) == first
+    changed = real_keys(table_settings(raw(tmp_path / "c", rows + "1,3,4\n")))
+    assert all(changed[name] != first[name] for name in first)
+
+
+def test_published_codes_count_by_content(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    log = raw(tmp_path / "a", "user,item,time\n1,2,3\n")
+
+    def with_codes(name: str, text: str) -> dict[str, str]:
+        (tmp_path / name).write_text(text)
+        more = ["tokenizer.kind=published", f"tokenizer.published={tmp_path / name}"]
+        return real_keys(table_settings(log, more=more))
+
+    first = with_codes("a.json", "{}")
+    assert with_codes("b.json", "{}") == first
+    changed = with_codes("a.json", "{ }")
+    assert {name for name in first if changed[name] != first[name]} == {"tokenize", "pretrain", "evaluate", "bundle"}
+
+
+def test_flatten_and_nested_are_inverse():
+    tree = Settings().model_dump(mode="json")
+    assert nested(flatten(tree)) == tree
