@@ -1,0 +1,109 @@
+"""Constrained beam search: ``genrec.decoding.generate`` against transformers' ``generate``.
+
+Both sides hold the same weights (the paper's shape), the same catalog and the same histories of Amazon
+Beauty. Lists and scores are compared first; then each beam width and batch size is timed turn by turn;
+the peak memory of each side is taken in a process of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.common import ROOT, interleaved, peak_mib, say
+from benchmarks.shapes import beauty_sequences, beauty_table, last_histories
+from benchmarks.transformers_side import allowed_tokens, constrained_lists, pair, same_lists
+from genrec.config import ModelSettings
+from genrec.decoding import generate
+from genrec.models import Batch
+
+N_ITEMS = 12_101
+Side = Callable[[int, int], tuple[Tensor, Tensor]]
+"""(beams, batch size) -> items and scores [B, K]."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of this benchmark."""
+    parser.add_argument("--beams", type=int, nargs="+", default=[20, 50, 100])
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 32])
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--no-memory", action="store_true", help="leave the memory measurements out")
+    parser.add_argument("--peak-of", choices=["ours", "theirs"], help=argparse.SUPPRESS)
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    """Compare, time and weigh both sides."""
+    torch.set_num_threads(args.threads)
+    if args.peak_of:
+        return _peak(args)
+    sides = build_sides()
+    cells, equal, overlaps = [], True, []
+    for batch in args.batches:
+        for beams in args.beams:
+            same, overlap = same_lists(sides["ours"](beams, batch), sides["theirs"](beams, batch))
+            equal &= same
+            overlaps.append(overlap)
+            times = interleaved(
+                {name: lambda side=side: side(beams, batch) for name, side in sides.items()}, args.repeats, warmup=0
+            )
+            ratio = times["theirs"]["median"] / times["ours"]["median"]
+            cell = {"beams": beams, "batch": batch, "ratio": round(ratio, 2), "overlap": overlap, **times}
+            if not args.no_memory:
+                cell["peak_mib"] = {name: _peak_in_own_process(name, beams, batch, args.threads) for name in sides}
+            say(f"{cell}")
+            cells.append(cell)
+    largest = cells[-1]
+    return {
+        "name": "decoding",
+        "ours": largest["ours"]["median"],
+        "theirs": largest["theirs"]["median"],
+        "unit": f"seconds a batch of {largest['batch']} with {largest['beams']} beams",
+        "ratio": min(cell["ratio"] for cell in cells),
+        "equal": equal,
+        "overlap": min(overlaps),
+        "cells": cells,
+    }
+
+
+def build_sides(only: str | None = None) -> dict[str, Side]:
+    """Both decoders over the same weights, catalog and histories."""
+    table = beauty_table(N_ITEMS)
+    sequences, origin = beauty_sequences()
+    say(f"decoding over {table.n_items} items, histories: {origin}")
+    ours, theirs = (model.eval() for model in pair(ModelSettings(), table))
+    history = torch.from_numpy(last_histories(sequences, 32, 20))
+    allowed = allowed_tokens(table)
+
+    def by_us(beams: int, rows: int) -> tuple[Tensor, Tensor]:
+        ranked = generate(ours, Batch(history[:rows]), beams, beams=beams)
+        return ranked.items_BK, ranked.scores_BK
+
+    def by_them(beams: int, rows: int) -> tuple[Tensor, Tensor]:
+        return constrained_lists(theirs, table, ours.tokens(history[:rows]).flatten(1), beams, allowed)
+
+    return {name: side for name, side in (("ours", by_us), ("theirs", by_them)) if only in (None, name)}
+
+
+def _peak(args: argparse.Namespace) -> dict[str, Any]:
+    side = build_sides(args.peak_of)[args.peak_of]
+    side(2, 1)
+    before = peak_mib()
+    side(args.beams[0], args.batches[0])
+    return {"name": "decoding-peak", "before": before, "peak": peak_mib(), "equal": True}
+
+
+def _peak_in_own_process(name: str, beams: int, batch: int, threads: int) -> dict[str, float]:
+    """Peak resident MiB of a process that decodes one batch, and what of it the decoding added."""
+    command = [sys.executable, "-m", "benchmarks", "decoding", "--peak-of", name, "--threads", str(threads)]
+    command += ["--beams", str(beams), "--batches", str(batch)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    found = json.loads(done.stdout.splitlines()[-1])
+    return {"peak": round(found["peak"]), "added": round(found["peak"] - found["before"])}
