@@ -7,7 +7,7 @@ and its user and item vectors serve collaborative retrieval.
 
 Windows are padded right, so a causal mask alone keeps padding out of sight of real positions.
 
-Shape letters: B users, T history items (P = T targets), N items, D width, M real targets, S negatives.
+Shape letters: B users, T history items (P = T targets), N items, D width, M real positions, S negatives.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from torch.nn import functional
 
 from genrec.config import SasRecSettings
 from genrec.data.interactions import Interactions
+from genrec.errors import SettingsError
 from genrec.models.contracts import PAD_ITEM, Batch
 
 
@@ -40,18 +41,25 @@ class SasRecBlock(nn.Module):
         self.feed_in = nn.Linear(width, width)
         self.feed_out = nn.Linear(width, width)
 
-    def forward(self, states_BTD: Tensor) -> Tensor:
-        """float [B, T, D] -> [B, T, D]; position t reads positions <= t."""
-        n_rows, n_steps, width = states_BTD.shape
-        projected = self.query_key_value(self.norm_attention(states_BTD))
-        query, key, value = projected.view(n_rows, n_steps, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+    def forward(self, states_MD: Tensor, real_BT: Tensor) -> Tensor:
+        """float [M, D] -> [M, D], the real positions of a batch; each reads its own row's earlier ones.
+
+        Args:
+            states_MD: states of the True positions of ``real_BT``, row after row.
+            real_BT: bool [B, T].
+        """
+        width = states_MD.shape[1]
         rate = self.dropout if self.training else 0.0
+        projected_ME = self.query_key_value(self.norm_attention(states_MD))
+        projected_BTE = projected_ME.new_zeros(*real_BT.shape, 3 * width)
+        projected_BTE[real_BT] = projected_ME
+        query, key, value = projected_BTE.view(*real_BT.shape, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
         mixed = functional.scaled_dot_product_attention(query, key, value, dropout_p=rate, is_causal=True)
-        mixed_BTD = mixed.transpose(1, 2).reshape(n_rows, n_steps, width)
-        states_BTD = states_BTD + functional.dropout(self.out(mixed_BTD), self.dropout, self.training)
-        hidden = functional.gelu(self.feed_in(self.norm_feed(states_BTD)))
-        hidden = self.feed_out(functional.dropout(hidden, self.dropout, self.training))
-        return states_BTD + functional.dropout(hidden, self.dropout, self.training)
+        mixed_MD = mixed.transpose(1, 2)[real_BT].reshape(-1, width)
+        states_MD = states_MD + functional.dropout(self.out(mixed_MD), rate, self.training)
+        hidden_MD = functional.relu(self.feed_in(self.norm_feed(states_MD)))
+        hidden_MD = self.feed_out(functional.dropout(hidden_MD, rate, self.training))
+        return states_MD + functional.dropout(hidden_MD, rate, self.training)
 
 
 class SasRec(nn.Module):
@@ -63,46 +71,38 @@ class SasRec(nn.Module):
         max_history: T, the longest window it can read.
 
     Raises:
-        ValueError: ``heads`` does not divide ``d_model``.
+        SettingsError: ``heads`` does not divide ``d_model``.
     """
 
     def __init__(self, settings: SasRecSettings, n_items: int, max_history: int) -> None:
         super().__init__()
         if settings.d_model % settings.heads:
-            raise ValueError(
+            raise SettingsError(
                 f"baselines.sasrec.heads: {settings.heads} does not divide d_model {settings.d_model}; use a divisor"
             )
         self.settings, self.n_items, self.max_history = settings, n_items, max_history
-        self.items = nn.Embedding(n_items + 1, settings.d_model, padding_idx=n_items)
+        self.items = nn.Embedding(n_items, settings.d_model)
         self.positions = nn.Embedding(max_history, settings.d_model)
         self.blocks = nn.ModuleList(SasRecBlock(settings) for _ in range(settings.layers))
         self.norm = nn.LayerNorm(settings.d_model)
         self.apply(_initialise)
-        with torch.no_grad():
-            self.items.weight[n_items].zero_()
 
     def user_states(self, history_BT: Tensor) -> Tensor:
-        """float [B, T, D], what the model knows after each item; rows at padding mean nothing."""
-        n_steps = history_BT.shape[1]
-        assert n_steps <= self.max_history, f"history of {n_steps}, SASRec reads {self.max_history}"
-        index_BT = torch.where(history_BT == PAD_ITEM, self.n_items, history_BT)
-        states = self.items(index_BT) * math.sqrt(self.settings.d_model)
-        states = states + self.positions.weight[:n_steps]
-        states = functional.dropout(states, self.settings.dropout, self.training)
-        for block in self.blocks:
-            states = block(states)
-        return self.norm(states)
+        """float [B, T, D], what the model knows after each item; zeros at padding."""
+        real_BT = history_BT != PAD_ITEM
+        states_MD = self._real_states(history_BT, real_BT)
+        states_BTD = states_MD.new_zeros(*real_BT.shape, states_MD.shape[1])
+        states_BTD[real_BT] = states_MD
+        return states_BTD
 
     def user_vectors(self, history_BT: Tensor) -> Tensor:
         """float [B, D], the state after the last item; zeros for an empty history."""
-        lengths_B = (history_BT != PAD_ITEM).sum(dim=1)
-        last_B = (lengths_B - 1).clamp(min=0)
-        rows_B = torch.arange(len(last_B), device=last_B.device)
-        return self.user_states(history_BT)[rows_B, last_B] * (lengths_B > 0)[:, None]
+        last_B = ((history_BT != PAD_ITEM).sum(dim=1) - 1).clamp(min=0)
+        return self.user_states(history_BT)[torch.arange(len(last_B), device=last_B.device), last_B]
 
     def item_vectors(self) -> Tensor:
         """float [N, D], the tied item embeddings; score = user vector · item vector."""
-        return self.items.weight[: self.n_items]
+        return self.items.weight
 
     def score_histories(self, history_BT: Tensor) -> Tensor:
         """float [B, N], logits of the next item."""
@@ -123,8 +123,10 @@ class SasRec(nn.Module):
         targets_BP = batch.targets_BP
         assert targets_BP is not None, "SasRec.loss needs targets"
         assert targets_BP.shape == batch.history_BT.shape, "one target per position"
-        real_BP = targets_BP != PAD_ITEM
-        states_MD, targets_M = self.user_states(batch.history_BT)[real_BP], targets_BP[real_BP]
+        assert ((targets_BP == PAD_ITEM) | (batch.history_BT != PAD_ITEM)).all(), "a target after padding"
+        real_BT = batch.history_BT != PAD_ITEM
+        wanted_M = targets_BP[real_BT] != PAD_ITEM
+        states_MD, targets_M = self._real_states(batch.history_BT, real_BT)[wanted_M], targets_BP[real_BT][wanted_M]
         n_negatives = self.settings.negatives
         if n_negatives is None or n_negatives >= self.n_items:
             loss_M = functional.cross_entropy(states_MD @ self.item_vectors().T, targets_M, reduction="none")
@@ -132,8 +134,19 @@ class SasRec(nn.Module):
             loss_M = self._sampled_loss(states_MD, targets_M, n_negatives, generator)
         if batch.weight_BP is None:
             return {"next-item": loss_M.mean()}
-        weight_M = batch.weight_BP[real_BP]
+        weight_M = batch.weight_BP[real_BT][wanted_M]
         return {"next-item": (loss_M * weight_M).sum() / weight_M.sum()}
+
+    def _real_states(self, history_BT: Tensor, real_BT: Tensor) -> Tensor:
+        """float [M, D]: only real positions are computed (Beauty's windows are two thirds padding)."""
+        n_steps = history_BT.shape[1]
+        assert n_steps <= self.max_history, f"history of {n_steps}, SASRec reads {self.max_history}"
+        steps_M = torch.arange(n_steps, device=history_BT.device).expand_as(history_BT)[real_BT]
+        states_MD = self.items(history_BT[real_BT]) * math.sqrt(self.settings.d_model) + self.positions(steps_M)
+        states_MD = functional.dropout(states_MD, self.settings.dropout, self.training)
+        for block in self.blocks:
+            states_MD = block(states_MD, real_BT)
+        return self.norm(states_MD)
 
     def _sampled_loss(
         self, states_MD: Tensor, targets_M: Tensor, n_negatives: int, generator: torch.Generator | None
