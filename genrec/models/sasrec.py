@@ -21,7 +21,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from genrec.config import SasRecSettings
-from genrec.data.interactions import Interactions
 from genrec.errors import SettingsError
 from genrec.models.contracts import PAD_ITEM, Batch
 
@@ -172,38 +171,6 @@ class SasRecScorer:
         """float32 [B, N], computed on the model's device."""
         history_BT = torch.from_numpy(histories_BT).to(self.model.items.weight.device)
         return self.model.score_histories(history_BT).float().cpu().numpy()
-
-
-def training_windows(
-    interactions: Interactions, max_history: int, rng: np.random.Generator | None = None
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Cut the training sequences into windows in which every next item is predicted once.
-
-    A user's sequence is cut from its end, so the latest items have a full window before them; with
-    ``rng``, the first cut is moved at random (call it again each epoch to vary the cuts).
-
-    Returns:
-        (inputs, targets), each int64 [W, max_history], padded right with PAD_ITEM. A sequence of
-        fewer than two items gives no window.
-    """
-    lengths_U = interactions.train_end.astype(np.int64)
-    pairs_U = np.maximum(lengths_U - 1, 0)  # (input, target) pairs of each user
-    tail_U = np.full(len(pairs_U), max_history)
-    if rng is not None:
-        long_U = pairs_U > max_history
-        tail_U[long_U] = rng.integers(1, max_history + 1, size=int(long_U.sum()))
-    windows_U = np.where(pairs_U > 0, 1 + np.maximum(-(-(pairs_U - tail_U) // max_history), 0), 0)
-    owner_W = np.repeat(np.arange(len(windows_U)), windows_U)
-    number_W = np.arange(len(owner_W)) - np.repeat(np.cumsum(windows_U) - windows_U, windows_U)  # 0: the latest
-    end_W = pairs_U[owner_W] - np.where(number_W > 0, tail_U[owner_W] + (number_W - 1) * max_history, 0)
-    size_W = np.where(number_W > 0, max_history, tail_U[owner_W])
-    begin_W = np.maximum(end_W - size_W, 0)
-    steps_T = np.arange(max_history)
-    inside_WT = steps_T < (end_W - begin_W)[:, None]
-    index_WT = np.where(inside_WT, (interactions.offsets[owner_W] + begin_W)[:, None] + steps_T, 0)
-    inputs = np.where(inside_WT, interactions.items[index_WT], PAD_ITEM)
-    targets = np.where(inside_WT, interactions.items[np.where(inside_WT, index_WT + 1, 0)], PAD_ITEM)
-    return inputs.astype(np.int64), targets.astype(np.int64)
 
 
 def _initialise(module: nn.Module) -> None:

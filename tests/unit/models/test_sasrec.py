@@ -12,10 +12,9 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from genrec.config import SasRecSettings
-from genrec.data.interactions import Interactions
 from genrec.errors import SettingsError
 from genrec.models.contracts import Batch
-from genrec.models.sasrec import SasRec, SasRecScorer, training_windows
+from genrec.models.sasrec import SasRec, SasRecScorer
 
 SMALL = SasRecSettings(d_model=16, layers=2, heads=2, dropout=0.4, negatives=None)
 
@@ -123,30 +122,3 @@ def test_it_overfits_a_tiny_set():
 def test_heads_that_do_not_divide_the_width_are_refused():
     with pytest.raises(SettingsError, match=r"sasrec\.heads: 3"):
         SasRec(SMALL.model_copy(update={"heads": 3}), 11, 6)
-
-
-@settings(max_examples=60, deadline=None)
-@given(
-    st.lists(st.integers(0, 23), min_size=1, max_size=6), st.integers(1, 7), st.one_of(st.none(), st.integers(0, 99))
-)
-def test_windows_hold_every_training_pair_once(lengths, max_history, seed):
-    total = sum(lengths) + 2 * len(lengths)
-    offsets = np.concatenate([[0], np.cumsum(np.array(lengths) + 2)]).astype(np.int64)
-    ends = np.array(lengths, dtype=np.int32)
-    data = Interactions(
-        np.arange(total, dtype=np.int32), offsets, ends, ends, ends + 1, total, np.zeros(total, dtype=bool)
-    )
-    rng = None if seed is None else np.random.default_rng(seed)
-    inputs, targets = training_windows(data, max_history, rng)
-    assert inputs.shape == targets.shape == (len(inputs), max_history)
-    assert ((inputs >= 0) == (targets >= 0)).all()
-    assert (inputs >= 0).any(axis=1).all()
-    found = sorted(targets[targets >= 0].tolist())
-    wanted = [int(i) for u in range(len(lengths)) for i in data.train_sequence(u)[1:]]
-    assert found == sorted(wanted)
-    assert (targets[inputs >= 0] == inputs[inputs >= 0] + 1).all()
-    if seed is None:  # each user's latest target stands in a window as full as can be
-        for user, length in enumerate(lengths):
-            if length >= 2:
-                row = np.flatnonzero((targets == data.train_sequence(user)[-1]).any(axis=1))[0]
-                assert (targets[row] >= 0).sum() == min(length - 1, max_history)
