@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _detach(settings, bundle, arguments, _same_run(options), console)
         return _foreground(settings, bundle, console)
     except GenrecError as error:
-        console.print(f"[red]error:[/red] {error}", markup=True, highlight=False)
+        console.print(f"error: {error}", style="red", markup=False, highlight=False)
         return 2
 
 

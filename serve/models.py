@@ -9,7 +9,7 @@ which field is there, so that an error speaks of the one that was meant.
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag
 
 from genrec.config import ServeSettings
 from genrec.recommendation import Recommendation
@@ -18,6 +18,13 @@ from genrec.recommender import RecommendRequest
 MAX_ID_LENGTH = 256
 DEFAULT_K = 10
 
+
+def _whole(value: Any) -> Any:
+    """JSON Schema counts 10.0 as an integer, and so do we; nothing else is coerced."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+WholeNumber = Annotated[int, BeforeValidator(_whole)]
 ItemId = Annotated[str, Field(min_length=1, max_length=MAX_ID_LENGTH)]
 
 
@@ -26,7 +33,7 @@ class RecommendBody(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
-    k: int = Field(DEFAULT_K, ge=1, description="length of the list")
+    k: WholeNumber = Field(DEFAULT_K, ge=1, description="length of the list")
     exclude: list[ItemId] = Field([], description="item ids not to list, besides those of the history")
 
     def to_request(self) -> RecommendRequest:
@@ -104,7 +111,7 @@ def request_type(limits: ServeSettings) -> Any:
         model_config = ConfigDict(json_schema_extra={"example": {"user_id": "196", "k": 5}})
 
         user_id: str = Field(min_length=1, max_length=MAX_ID_LENGTH, description="raw id of a known user")
-        k: int = length
+        k: WholeNumber = length
         exclude: list[ItemId] = left_out
 
     class ForHistory(RecommendBody):
@@ -115,7 +122,7 @@ def request_type(limits: ServeSettings) -> Any:
         history: list[ItemId] = Field(
             min_length=1, max_length=limits.max_history, description="raw item ids, oldest first"
         )
-        k: int = length
+        k: WholeNumber = length
         exclude: list[ItemId] = left_out
 
     return Annotated[Annotated[ForUser, Tag("user")] | Annotated[ForHistory, Tag("history")], Discriminator(_kind)]

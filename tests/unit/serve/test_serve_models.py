@@ -70,6 +70,10 @@ def test_a_refusal_names_the_field_and_the_mend(sent: object, field: str | None,
     assert len(message) < 300
 
 
+def test_an_integral_float_is_an_integer_as_json_schema_has_it() -> None:
+    assert ADAPTER.validate_python({"user_id": "1", "k": 7.0}).k == 7
+
+
 def test_a_lone_surrogate_is_refused() -> None:
     with pytest.raises(ValidationError):
         ADAPTER.validate_python(json.loads(r'{"user_id": "\ud800"}'))
