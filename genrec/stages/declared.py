@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from genrec.config import Settings
-from genrec.stages import steps
+from genrec.stages import steps, training
 from genrec.stages.stage import Stage
 
 
@@ -81,7 +81,7 @@ STAGES: dict[str, Stage] = {
         Stage(
             name="sasrec",
             about="train the dense baseline",
-            make=steps.sasrec,
+            make=training.sasrec,
             depends=("baselines.sasrec", "training", "data.max_history", "evaluation.seen_items", "run.seed"),
             ignores=TRAINING_MANNER + HOST_RECIPE,
             inputs=("prepare",),
@@ -90,7 +90,7 @@ STAGES: dict[str, Stage] = {
         Stage(
             name="pretrain",
             about="train the generative model",
-            make=steps.pretrain,
+            make=training.pretrain,
             # Validation, which chooses the weights, searches and filters as the evaluation does.
             depends=(
                 *("model", "plugin", "training", "data.max_history", "run.seed"),

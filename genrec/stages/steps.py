@@ -7,16 +7,17 @@ needed, so that `--help`, `config` and `status` answer at once.
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from genrec.stages.stage import Context, Outcome, nested
+from genrec.stages.training import WEIGHTS
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
 EMBEDDINGS = "embeddings.safetensors"
-WEIGHTS = "weights.safetensors"
 
 
 def prepare(context: Context) -> Outcome:
@@ -42,16 +43,6 @@ def tokenize(context: Context) -> Outcome:
     save_encoder(encoder, context.out / "encoder")
     table, metrics = fit_tokenizer(embeddings_NE, settings.tokenizer, context.out, item_ids=catalog.item_ids)
     return Outcome(metrics=metrics, sid_version=table.version)
-
-
-def sasrec(context: Context) -> Outcome:
-    """The dense baseline that every table shows."""
-    raise NotImplementedError
-
-
-def pretrain(context: Context) -> Outcome:
-    """The host backbone."""
-    raise NotImplementedError
 
 
 def evaluate(context: Context) -> Outcome:
@@ -87,6 +78,8 @@ def bundle(context: Context) -> Outcome:
     return Outcome(sid_version=table.version)
 
 
-def load_embeddings(directory: object) -> NDArray[np.float32]:
-    """float32 [N, E], the item embeddings of a tokenize artifact."""
-    raise NotImplementedError
+def load_embeddings(directory: Path) -> NDArray[np.float32]:
+    """float32 [N, E], the item embeddings that a tokenize artifact holds."""
+    from safetensors.numpy import load_file
+
+    return load_file(directory / EMBEDDINGS)["embeddings"]

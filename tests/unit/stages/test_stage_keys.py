@@ -37,7 +37,7 @@ SPECIAL = {
     "evaluation.beams": {"pretrain", "evaluate"},
     **dict.fromkeys(
         [f"training.{leaf}" for leaf in ("strategy", "workers", "warmup_share", "schedule", "clip_norm", "precision")]
-        + ["training.validate_every", "training.validation_users"],
+        + ["training.validate_every", "training.validation_users", "training.workers_min"],
         {"sasrec", "pretrain"},
     ),
 }
@@ -60,7 +60,7 @@ SECTIONS = {
 COMPANY = {
     "data.reader": {"data": {"path": "somewhere"}},
     "plugin.substitution.p1": {"plugin": {"language": True}},
-    "training.strategy": {"training": {"workers": 1}},
+    "training.workers_min": {"training": {"workers": 8}},
     "training.deepspeed.offload_optimizer": {"training": {"deepspeed": {"zero_stage": 3}}},
     "training.deepspeed.offload_parameters": {"training": {"deepspeed": {"zero_stage": 3}}},
 }

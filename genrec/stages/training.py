@@ -1,0 +1,139 @@
+"""The two training stages: what to train is built from artifacts, here or inside each Ray worker."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from genrec.config import Settings, TrainingSettings
+from genrec.errors import SettingsError
+from genrec.stages.stage import Context, Outcome
+
+if TYPE_CHECKING:
+    from genrec.data.interactions import Interactions
+    from genrec.models.sasrec import SasRec
+    from genrec.training.ray_train import TaskFactory
+    from genrec.training.task import Task
+
+WEIGHTS = "weights.safetensors"
+KEPT = ("metrics.jsonl", "tensorboard", "mlflow_run.txt")
+"""What of a run's directory goes into the artifact beside the best weights; checkpoints do not."""
+
+
+@dataclass(frozen=True)
+class HostFactory:
+    """Builds the host's task; picklable, so that Ray workers build their own.
+
+    Attributes:
+        settings: the resolved tree.
+        prepared, tokenized: artifacts of these stages.
+    """
+
+    settings: Settings
+    prepared: Path
+    tokenized: Path
+
+    def __call__(self) -> Task:
+        """The task with fresh weights, the same on every worker."""
+        import torch
+
+        from genrec.data.load import load_interactions
+        from genrec.models.registry import build_backbone
+        from genrec.tokenizer.sid_table import SidTable
+        from genrec.training.next_item import HostTask
+
+        settings = self.settings
+        torch.manual_seed(settings.run.seed)
+        return HostTask(
+            build_backbone(settings.model, SidTable.load(self.tokenized)),
+            load_interactions(self.prepared),
+            settings.training,
+            settings.evaluation,
+            settings.run.seed,
+            settings.data.max_history,
+            causal=settings.model.encoder_attention == "causal",
+        )
+
+
+@dataclass(frozen=True)
+class SasRecFactory:
+    """Builds SASRec's task.
+
+    Attributes:
+        settings: the resolved tree.
+        training: SASRec's own settings of the loop.
+        prepared: the prepared data set.
+    """
+
+    settings: Settings
+    training: TrainingSettings
+    prepared: Path
+
+    def __call__(self) -> Task:
+        """The task with fresh weights, the same on every worker."""
+        import torch
+
+        from genrec.data.load import load_interactions
+        from genrec.training.next_item import SasRecTask
+
+        settings, data = self.settings, load_interactions(self.prepared)
+        torch.manual_seed(settings.run.seed)
+        model = build_sasrec(settings, data)
+        return SasRecTask(model, data, self.training, settings.evaluation, settings.run.seed, settings.data.max_history)
+
+
+def build_sasrec(settings: Settings, data: Interactions) -> SasRec:
+    """The baseline with fresh weights."""
+    from genrec.models.sasrec import SasRec
+
+    return SasRec(settings.baselines.sasrec, data.n_items, settings.data.max_history)
+
+
+def pretrain(context: Context) -> Outcome:
+    """Train the host."""
+    settings, manifest = context.settings, context.manifests["tokenize"]
+    if settings.plugin.language:
+        raise SettingsError("plugin.language: the stages do not train the language view yet; use false")
+    factory = HostFactory(settings, context.inputs["prepare"].resolve(), context.inputs["tokenize"].resolve())
+    return _train(context, factory, settings.training, manifest.sid_version)
+
+
+def sasrec(context: Context) -> Outcome:
+    """Train SASRec by its own recipe; limits on the host's steps and minutes are not SASRec's."""
+    from genrec.data.load import load_interactions
+    from genrec.training.next_item import sasrec_training
+
+    settings, prepared = context.settings, context.inputs["prepare"].resolve()
+    spread = settings.training.model_copy(update={"max_steps": None, "max_minutes": None})
+    training = sasrec_training(settings.baselines.sasrec, spread, load_interactions(prepared))
+    return _train(context, SasRecFactory(settings, training, prepared), training, None)
+
+
+def _train(context: Context, factory: TaskFactory, training: TrainingSettings, sid_version: str | None) -> Outcome:
+    """Train in the scratch directory and bring the best weights and the curves into the artifact."""
+    seed, work = context.settings.run.seed, context.scratch.resolve()
+    if training.strategy == "single":
+        from genrec.training.loop import fit
+        from genrec.training.strategies import SingleStrategy
+
+        result = fit(factory(), training, seed, work, SingleStrategy())
+    else:
+        from genrec.training.ray_train import fit_on_ray
+
+        result = fit_on_ray(factory, training, seed, work, sid_version=sid_version)
+    shutil.copyfile(result.weights, context.out / WEIGHTS)
+    for name in KEPT:
+        if (work / name).is_dir():
+            shutil.copytree(work / name, context.out / name)
+        elif (work / name).is_file():
+            shutil.copyfile(work / name, context.out / name)
+    metrics: dict[str, Any] = {
+        "best_metric": result.best_metric,
+        "best_step": result.best_step,
+        "steps": result.steps,
+        "training_seconds": result.seconds,
+        "stopped": result.stopped,
+    }
+    return Outcome(metrics=metrics, sid_version=sid_version)
