@@ -75,10 +75,10 @@ class TokenizerSettings(Section):
     )
     published: str | None = Field(None, description="kind `published`: the JSON file of codes")
     hidden: tuple[PositiveInt, ...] = Field((512, 256, 128), description="rq-vae: widths of the encoder")
-    latent: PositiveInt = Field(32, description="rq-vae: width of the quantized vector")
+    latent: PositiveInt = Field(32, description="width of the quantized vector; residual-kmeans: principal components")
     commitment: NonNegativeFloat = Field(0.25, description="rq-vae: weight of the commitment loss (TIGER: 0.25)")
-    epochs: PositiveInt = Field(200, description="rq-vae: passes over the items")
-    batch_size: PositiveInt = Field(1024, description="rq-vae: items a step")
+    epochs: PositiveInt = Field(60, description="rq-vae: most passes over the items; ends earlier once it is flat")
+    batch_size: PositiveInt = Field(256, description="rq-vae: items a step")
     learning_rate: PositiveFloat = Field(1e-3, description="rq-vae")
     sinkhorn: bool = Field(False, description="rq-vae: balanced assignment on the last level while training")
     kmeans_iterations: PositiveInt = Field(25, description="iterations of each k-means")
@@ -146,6 +146,9 @@ class TrainingSettings(Section):
 
     strategy: Literal["single", "ddp", "deepspeed"] = Field("ddp", description="single: no Ray, this process")
     workers: PositiveInt = 1
+    workers_min: PositiveInt | None = Field(
+        None, description="ddp: go on with as few workers as this while the cluster has no more; none: always `workers`"
+    )
     cpus_per_worker: PositiveFloat = 1.0
     gpus_per_worker: NonNegativeFloat = 0.0
     max_failures: NonNegativeInt = Field(3, description="worker failures survived before the run fails")
@@ -213,7 +216,6 @@ class RetrievalSettings(Section):
     )
     bm25_k1: PositiveFloat = 1.5
     bm25_b: float = Field(0.75, ge=0, le=1)
-    item_words: bool = Field(False, description="each item is also a word of its own, so that shared items count twice")
     ivf_from: PositiveInt = Field(
         200_000, description="users from which FAISS searches clusters (approximate), not all"
     )

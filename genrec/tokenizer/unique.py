@@ -1,0 +1,174 @@
+"""Unique semantic IDs: a leaf of the codebooks' tree holds only so many items, the others move on.
+
+Two methods, one placement:
+
+* collision level: a leaf holds C items; a last code 0 .. C-1 tells them apart. C leaves headroom.
+* re-allocation: a leaf holds one item; the colliding ones move to the nearest free code of the last
+  level (a full node sends them to the next nearest code of the level before).
+
+The items nearest to a leaf's centroid stay; ties go to the lower index, so the result does not depend on
+chance. All steps are array operations over the items that must move, in chunks, so a million items with
+many collisions stay near-linear in time and bounded in memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genrec.errors import SettingsError
+
+Codes = NDArray[np.int32]
+IntArray = NDArray[np.int64]
+Distances = Callable[[IntArray, NDArray[np.integer], int], NDArray[np.float32]]
+"""(rows, their codes [M, L], level) -> [M, V] distance of the rows' embeddings to that level's codes."""
+CHUNK = 16_384
+
+
+def collision_capacity(codes_NL: NDArray[np.integer]) -> int:
+    """Size of the collision level: twice the most crowded leaf, at least 16 (headroom for new items)."""
+    return max(16, 2 * int(np.bincount(prefix_groups(codes_NL, codes_NL.shape[1])).max()))
+
+
+def prefix_groups(codes_NL: NDArray[np.integer], depth: int) -> IntArray:
+    """int64 [N], equal numbers for equal prefixes of ``depth`` codes, in lexicographic order."""
+    group_N = np.zeros(len(codes_NL), dtype=np.int64)
+    for level in range(depth):
+        key_N = group_N * (int(codes_NL[:, level].max(initial=0)) + 1) + codes_NL[:, level]
+        group_N = np.unique(key_N, return_inverse=True)[1].reshape(-1)
+    return group_N
+
+
+def ranks(group_N: IntArray) -> IntArray:
+    """int64 [N], how many earlier rows have the same group."""
+    order = np.argsort(group_N, kind="stable")
+    ordered = group_N[order]
+    begins = np.searchsorted(ordered, ordered)
+    rank_N = np.empty(len(group_N), dtype=np.int64)
+    rank_N[order] = np.arange(len(group_N)) - begins
+    return rank_N
+
+
+def with_collision_code(codes_NL: Codes, n_old: int, old_rank: NDArray[np.integer]) -> Codes:
+    """Append the collision code: old rows keep theirs, new ones count on from the largest of their leaf."""
+    group_N = prefix_groups(codes_NL, codes_NL.shape[1])
+    next_free = np.zeros(int(group_N.max()) + 1, dtype=np.int64)
+    np.maximum.at(next_free, group_N[:n_old], old_rank.astype(np.int64) + 1)
+    rank_N = np.concatenate([old_rank.astype(np.int64), ranks(group_N[n_old:]) + next_free[group_N[n_old:]]])
+    return np.column_stack([codes_NL, rank_N]).astype(np.int32)
+
+
+def place(
+    codes_NL: Codes, level_sizes: tuple[int, ...], capacity: int, distances: Distances, *, n_old: int = 0
+) -> Codes:
+    """Move items until no leaf holds more than ``capacity``.
+
+    Args:
+        codes_NL: the codes wanted, old items first.
+        level_sizes: V of each level.
+        capacity: items a leaf may hold.
+        distances: preferences of the items that must move.
+        n_old: the first so many rows stay as they are, whatever happens.
+
+    Returns:
+        int32 [N, L].
+
+    Raises:
+        SettingsError: the tree has too few leaves, or none free near enough.
+    """
+    codes = codes_NL.copy()
+    n_levels = codes.shape[1]
+    leaves = float(np.prod(np.asarray(level_sizes, dtype=np.float64))) * capacity
+    if len(codes) > leaves:
+        raise _too_small(level_sizes, len(codes))
+    crowded = _crowded(codes, capacity, n_old)
+    staying = np.ones(len(codes), dtype=bool)
+    staying[crowded] = False
+    homeless = _settle(codes, staying, crowded, level_sizes, capacity, distances)
+    wanted = codes_NL[homeless]
+    for turn in range(level_sizes[n_levels - 2] if n_levels > 1 else 0):
+        if not len(homeless):
+            break
+        parent = distances(homeless, wanted, n_levels - 2)
+        codes[homeless, n_levels - 2] = np.argsort(parent, axis=1, kind="stable")[:, turn]
+        left = _settle(codes, staying, homeless, level_sizes, capacity, distances)
+        keep = np.isin(homeless, left)
+        homeless, wanted = homeless[keep], wanted[keep]
+    if len(homeless):
+        raise _too_small(level_sizes, len(codes))
+    return codes
+
+
+def _too_small(level_sizes: tuple[int, ...], n_items: int) -> SettingsError:
+    return SettingsError(
+        f"tokenizer.level_sizes: {list(level_sizes)} leaves no free code for some of {n_items} items; use larger or "
+        "more levels, or tokenizer.unique=collision-level"
+    )
+
+
+def _crowded(codes_NL: Codes, capacity: int, n_old: int) -> IntArray:
+    """New rows whose leaf holds more than ``capacity`` items."""
+    group_N = prefix_groups(codes_NL, codes_NL.shape[1])
+    over = np.bincount(group_N)[group_N] > capacity
+    over[:n_old] = False
+    return np.flatnonzero(over)
+
+
+def _settle(
+    codes_NL: Codes,
+    staying_N: NDArray[np.bool_],
+    movers: IntArray,
+    level_sizes: tuple[int, ...],
+    capacity: int,
+    distances: Distances,
+) -> IntArray:
+    """Give movers the nearest free last code below their prefix; returns those whose prefix is full.
+
+    Writes into ``codes_NL`` and ``staying_N``.
+    """
+    last, size = codes_NL.shape[1] - 1, level_sizes[-1]
+    prefix_N = prefix_groups(codes_NL, last)
+    movers = movers[np.argsort(prefix_N[movers], kind="stable")]
+    left: list[IntArray] = []
+    for begin in range(0, len(movers), CHUNK):
+        rows = movers[begin : begin + CHUNK]
+        prefixes, local_M = np.unique(prefix_N[rows], return_inverse=True)
+        slot_N = np.full(int(prefix_N.max()) + 1, -1, dtype=np.int64)
+        slot_N[prefixes] = np.arange(len(prefixes))
+        near = np.flatnonzero(staying_N & (slot_N[prefix_N] >= 0))
+        taken = np.bincount(slot_N[prefix_N[near]] * size + codes_NL[near, last], minlength=len(prefixes) * size)
+        free = capacity - taken
+        preference_MV = distances(rows, codes_NL[rows], last)
+        code_M = _proposals(preference_MV, local_M.reshape(-1), free, size)
+        done = code_M >= 0
+        codes_NL[rows[done], last] = code_M[done]
+        staying_N[rows[done]] = True
+        left.append(rows[~done])
+    return np.sort(np.concatenate(left)) if left else np.empty(0, dtype=np.int64)
+
+
+def _proposals(preference_MV: NDArray[np.float32], local_M: IntArray, free: IntArray, size: int) -> IntArray:
+    """Rounds: everyone asks for the nearest code with room; each code takes the nearest askers.
+
+    Returns:
+        int64 [M], the code given, -1 where the prefix is full. ``free`` [prefixes * V] is used up.
+    """
+    order_MV = np.argsort(preference_MV, axis=1, kind="stable")
+    at_M = np.zeros(len(order_MV), dtype=np.int64)
+    code_M = np.full(len(order_MV), -1, dtype=np.int64)
+    waiting = np.arange(len(order_MV))
+    while len(waiting):
+        asked = order_MV[waiting, at_M[waiting]]
+        leaf = local_M[waiting] * size + asked
+        nearest_first = np.lexsort((waiting, preference_MV[waiting, asked], leaf))
+        rank = np.empty(len(waiting), dtype=np.int64)
+        rank[nearest_first] = ranks(leaf[nearest_first])
+        accepted = rank < free[leaf]
+        code_M[waiting[accepted]] = asked[accepted]
+        np.subtract.at(free, leaf[accepted], 1)
+        waiting = waiting[~accepted]
+        at_M[waiting] += 1
+        waiting = waiting[at_M[waiting] < size]
+    return code_M
