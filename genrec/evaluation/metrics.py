@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genrec.config import EvaluationSettings
+from genrec.errors import ArtifactError
 from genrec.evaluation.frame import EvalFrame
 
 FloatArray = NDArray[np.float64]
@@ -35,7 +36,7 @@ class MetricRow:
         value: mean over users and seeds.
         low, high: bounds of the interval.
         seeds: training seeds it averages over; empty for a model without randomness.
-        users: number of users in the segment.
+        users: number of users in the segment; None for a row read from metrics.json.
     """
 
     model: str
@@ -46,7 +47,7 @@ class MetricRow:
     low: float
     high: float
     seeds: list[int]
-    users: int
+    users: int | None = None
 
 
 @dataclass(frozen=True)
@@ -183,6 +184,18 @@ def write_metrics(path: Path, rows: Sequence[MetricRow]) -> None:
     """Write metrics.json: a list of {model, dataset, segment, metric, value, low, high, seeds}."""
     plain = [{key: value for key, value in asdict(row).items() if key != "users"} for row in rows]
     path.write_text(json.dumps(plain, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def read_metrics(path: Path) -> list[MetricRow]:
+    """Read what :func:`write_metrics` wrote.
+
+    Raises:
+        ArtifactError: no such file, or other content.
+    """
+    try:
+        return [MetricRow(**row) for row in json.loads(path.read_text(encoding="utf-8"))]
+    except (OSError, ValueError, TypeError) as error:
+        raise ArtifactError(f"{path}: not a list of metric rows ({error}). Run `evaluate` again.") from error
 
 
 def _require_same_users(frames: Sequence[EvalFrame]) -> None:
