@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -80,7 +82,8 @@ class BagTask:
     def loss(self, batch: Batch, step: int) -> dict[str, Tensor]:
         if self.log is not None:
             with Path(f"{self.log}-{self.rank}").open("a") as stream:
-                stream.write(f"{step} {sorted(batch.targets_BP.flatten().tolist())} {batch.users_B.tolist()}\n")
+                row = [step, os.getpid(), batch.users_B.tolist(), batch.targets_BP.tolist()]
+                stream.write(json.dumps(row) + "\n")
             time.sleep(self.slow)
         logits_BPN = self.model(batch)
         loss = functional.cross_entropy(logits_BPN.flatten(0, 1), batch.targets_BP.flatten(), ignore_index=PAD_ITEM)

@@ -55,6 +55,13 @@ class Settings(Section):
                 f"plugin.substitution.p1: {self.plugin.substitution.p1} needs the language view's predictions; "
                 "set plugin.language=true or p1=0"
             )
+        if training.workers_min is not None and (
+            training.strategy != "ddp" or not training.workers_min <= training.workers
+        ):
+            raise ValueError(
+                f"training.workers_min: {training.workers_min} needs strategy 'ddp' and at least as many "
+                f"training.workers ({training.workers}); ZeRO's shards cannot change their number"
+            )
         if evaluation.beams < max(evaluation.cutoffs):
             raise ValueError(
                 f"evaluation.beams: {evaluation.beams} beams cannot fill a list of {max(evaluation.cutoffs)}; "

@@ -92,7 +92,7 @@ class _Run:
         self.progress = Progress()
         self.validation: dict[str, float] = {}
         work_dir.mkdir(parents=True, exist_ok=True)
-        self.store = CheckpointStore(work_dir / "checkpoints", task.sid_version)
+        self.store = checkpoints(work_dir, task.sid_version)
 
     def fit(self) -> FitResult:
         self.strategy.setup(self.task, self.settings)
@@ -107,7 +107,7 @@ class _Run:
                     self._epoch(advance)
         finally:
             self.curves.close()
-        return self._result()
+        return result_of(self.work_dir, self.progress)
 
     def _resume(self) -> None:
         latest = self.store.latest() if self.strategy.rank == 0 else None
@@ -188,7 +188,7 @@ class _Run:
     def _validate(self) -> bool:
         with self.strategy.evaluating():
             sums = self.task.validate(self.strategy.device, self.strategy.rank, self.strategy.world)
-        sums = self.strategy.sum(sums)
+        sums = self.strategy.sum({name: float(value) for name, value in sums.items()})
         users = sums.pop("users")
         self.validation = {name: value / max(users, 1) for name, value in sums.items()}
         values = {f"validation/{name}": value for name, value in self.validation.items()}
@@ -212,17 +212,23 @@ class _Run:
     def _seconds(self) -> float:
         return round(time.monotonic() - self.clock, 3)
 
-    def _result(self) -> FitResult:
-        progress = self.progress
-        return FitResult(
-            best_metric=progress.best_metric,
-            best_step=progress.best_step,
-            steps=progress.step,
-            weights=self.store.weights(progress.best_step),
-            history=read_curves(self.work_dir) if self.strategy.rank == 0 else [],
-            seconds=progress.seconds,
-            stopped=progress.stopped,
-        )
+
+def result_of(work_dir: Path, progress: Progress) -> FitResult:
+    """What the finished run in ``work_dir`` came to."""
+    return FitResult(
+        best_metric=progress.best_metric,
+        best_step=progress.best_step,
+        steps=progress.step,
+        weights=checkpoints(work_dir).weights(progress.best_step),
+        history=read_curves(work_dir),
+        seconds=progress.seconds,
+        stopped=progress.stopped,
+    )
+
+
+def checkpoints(work_dir: Path, sid_version: str | None = None) -> CheckpointStore:
+    """The checkpoints of the run in ``work_dir``."""
+    return CheckpointStore(work_dir / "checkpoints", sid_version)
 
 
 def step_seed(seed: int, step: int, rank: int) -> int:

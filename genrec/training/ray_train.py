@@ -1,0 +1,130 @@
+"""The train loop on Ray Train V2 workers.
+
+Each worker builds the task anew from a picklable factory, takes its place in a process group (gloo on
+CPUs, NCCL on GPUs) and runs the same loop as a single process does. Checkpoints are the loop's own, in
+``work_dir``, which all nodes must share. A worker or node that dies makes Ray start the group anew; the loop
+goes on after the last complete checkpoint. DDP may go on with fewer workers, for its checkpoints and
+batches do not depend on their number.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.train
+import torch
+from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchConfig, TorchTrainer
+
+from genrec.config import TrainingSettings
+from genrec.errors import GenrecError, SettingsError
+from genrec.training.loop import FitResult, checkpoints, fit, result_of
+from genrec.training.strategies import build_strategy
+from genrec.training.task import Task
+
+logger = logging.getLogger(__name__)
+
+TaskFactory = Callable[[], Task]
+"""Builds the task inside a worker; must be picklable (a frozen dataclass or functools.partial)."""
+
+CONTROLLER_FAILURES = 3
+COLLECTIVE_TIMEOUT_S = 1800
+
+
+class TrainingError(GenrecError):
+    """Training under Ray failed for good; the text holds the first worker's error."""
+
+
+def fit_on_ray(factory: TaskFactory, settings: TrainingSettings, seed: int, work_dir: Path) -> FitResult:
+    """Train on the connected Ray cluster, going on from the last complete checkpoint in ``work_dir``.
+
+    Args:
+        factory: builds the task in each worker.
+        settings: strategy "ddp" or "deepspeed", number of workers and their resources.
+        seed: as for :func:`genrec.training.loop.fit`.
+        work_dir: the run's directory, at the same path on every node.
+
+    Raises:
+        SettingsError: the cluster can never hold the workers.
+        TrainingError: workers failed more often than ``max_failures`` allows.
+        GenrecError: what a worker raised of this kind, unchanged.
+    """
+    work_dir = work_dir.resolve()
+    require_resources(settings)
+    fixed = settings.workers_min is None
+    workers: Any = settings.workers if fixed else (settings.workers_min, settings.workers)
+    trainer = TorchTrainer(
+        _work,
+        train_loop_config={"factory": factory, "settings": settings, "seed": seed, "work_dir": work_dir},
+        torch_config=TorchConfig(timeout_s=COLLECTIVE_TIMEOUT_S),
+        scaling_config=ScalingConfig(
+            num_workers=settings.workers if settings.workers_min is None else (settings.workers_min, settings.workers),
+            use_gpu=settings.gpus_per_worker > 0,
+            resources_per_worker=worker_resources(settings),
+        ),
+        run_config=RunConfig(
+            name=work_dir.name,
+            storage_path=str(work_dir / "ray"),
+            failure_config=FailureConfig(
+                max_failures=settings.max_failures,
+                controller_failure_limit=CONTROLLER_FAILURES,  # type: ignore[call-arg]
+            ),
+        ),
+    )
+    try:
+        trainer.fit()
+    except ray.train.TrainingFailedError as error:
+        raise _cause(error) from error
+    store = checkpoints(work_dir)
+    latest = store.latest(any_version=True)  # the workers have checked it
+    assert latest is not None, "training ended without a checkpoint"
+    return result_of(work_dir, store.load(latest)[0])
+
+
+def worker_resources(settings: TrainingSettings) -> dict[str, float]:
+    """What one worker reserves."""
+    resources = {"CPU": settings.cpus_per_worker}
+    if settings.gpus_per_worker > 0:
+        resources["GPU"] = settings.gpus_per_worker
+    return resources
+
+
+def require_resources(settings: TrainingSettings) -> None:
+    """Raise SettingsError if the cluster's nodes can never hold the workers, whatever else they do."""
+    asked, needed = worker_resources(settings), settings.workers_min or settings.workers
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    room = sum(min(math.floor(node.get(name, 0.0) / amount + 1e-9) for name, amount in asked.items()) for node in nodes)
+    if room < needed:
+        wanted = ", ".join(f"{amount:g} {name}" for name, amount in asked.items())
+        has = "; ".join(", ".join(f"{node.get(name, 0.0):g} {name}" for name in asked) for node in nodes)
+        raise SettingsError(
+            f"training.workers: {needed} workers of {wanted} each do not fit the cluster, which has room for {room} "
+            f"({len(nodes)} nodes: {has}); lower training.workers, cpus_per_worker or gpus_per_worker, or add nodes"
+        )
+
+
+def _work(config: dict[str, Any]) -> None:
+    """What each worker runs."""
+    settings: TrainingSettings = config["settings"]
+    torch.set_num_threads(max(1, int(settings.cpus_per_worker)))
+    device = ray.train.torch.get_device() if settings.gpus_per_worker > 0 else torch.device("cpu")
+    strategy = build_strategy(settings.strategy, device)
+    fit(config["factory"](), settings, config["seed"], config["work_dir"], strategy, reporter=ray.train.report)
+
+
+def _cause(error: BaseException) -> GenrecError:
+    """The workers' own GenrecError where there is one, else a TrainingError with the first failure."""
+    failures = list(getattr(error, "worker_failures", {}).values())
+    for failure in failures:
+        inner: BaseException | None = failure
+        while inner is not None:
+            if isinstance(inner, GenrecError):
+                return inner
+            inner = inner.__cause__
+    first = str(failures[0] if failures else error).strip().splitlines()
+    return TrainingError(f"training failed on Ray: {first[-1] if first else type(error).__name__}")
