@@ -1,0 +1,87 @@
+"""From the candidates of both paths to the neighbours that are kept.
+
+The paper (GENPLUGIN, section on retrieval) takes the users that both paths propose first, fills up from the
+others, and orders them by the cosine of mean-pooled states of the learned ID encoder: rule
+"intersection-first" with order "representation". Rule "union" lets all candidates compete. Order "paths"
+sums what the paths' own ranks say (reciprocal rank fusion, Cormack et al., SIGIR 2009: 1 / (60 + rank));
+"both" adds the rank by representation as a further voice.
+
+Shape letters: B queries, Z candidates of a path, C candidates of all paths, D width, V kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genrec.retrieval.collaborative_path import cosines, unit_rows
+from genrec.retrieval.neighbours import PAD_USER, Neighbours, rank_keys, top_keys
+
+FUSION_CONSTANT = 60
+Rule = Literal["union", "intersection-first"]
+Order = Literal["representation", "paths", "both"]
+
+
+def merge_paths(
+    paths: Sequence[Neighbours],
+    v: int,
+    *,
+    rule: Rule = "union",
+    order: Order = "both",
+    queries_BD: NDArray[np.float32] | None = None,
+    vectors_UD: NDArray[np.float32] | None = None,
+) -> Neighbours:
+    """The ``v`` best of the users that any path proposes.
+
+    Args:
+        paths: candidates of each path, ranked.
+        v: how many to keep.
+        rule: whether users of every path come first.
+        order: what orders them; "representation" and "both" need the vectors.
+        queries_BD: float [B, D], each query's mean-pooled representation.
+        vectors_UD: float32 [U, D], the users' representations, rows of length 1 (``unit_rows``).
+
+    Returns:
+        The kept users with the scores that order them: cosine or fused reciprocal ranks in (0, 1], and 2 more
+        for a user of every path under "intersection-first".
+    """
+    users_BC, fused_BC, proposals_BC = _pooled(paths)
+    if order == "paths":
+        scores_BC = fused_BC
+    else:
+        if queries_BD is None or vectors_UD is None:
+            raise ValueError(f"retrieval.rerank: {order!r} needs representations; without them use 'paths'")
+        cosine_BC = cosines(unit_rows(queries_BD), vectors_UD, users_BC)
+        scores_BC = cosine_BC if order == "representation" else fused_BC + _reciprocal_ranks(cosine_BC, users_BC)
+    if rule == "intersection-first":
+        scores_BC = scores_BC + np.float32(4) * (proposals_BC == len(paths))
+    return top_keys(rank_keys(scores_BC, users_BC), v)
+
+
+def _pooled(
+    paths: Sequence[Neighbours],
+) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.int64]]:
+    """Distinct users of all paths (PAD_USER in between), their summed reciprocal ranks, their number of paths."""
+    users_BC = np.concatenate([path.users_BZ for path in paths], axis=1)
+    ranks_C = np.concatenate([np.arange(path.users_BZ.shape[1]) for path in paths])
+    order_BC = np.argsort(users_BC, axis=1, kind="stable")
+    users_BC = np.take_along_axis(users_BC, order_BC, axis=1)
+    shares_BC = 1 / (FUSION_CONSTANT + 1 + ranks_C[order_BC])
+    fused_BC, proposals_BC = shares_BC.copy(), np.ones(users_BC.shape, dtype=np.int64)
+    repeated_BC = np.zeros(users_BC.shape, dtype=bool)
+    for gap in range(1, len(paths)):  # a user stands at most once in a path
+        same = users_BC[:, gap:] == users_BC[:, :-gap]
+        fused_BC[:, :-gap] += same * shares_BC[:, gap:]
+        proposals_BC[:, :-gap] += same
+        repeated_BC[:, gap:] |= same
+    return np.where(repeated_BC, PAD_USER, users_BC), fused_BC.astype(np.float32), proposals_BC
+
+
+def _reciprocal_ranks(scores_BC: NDArray[np.float32], users_BC: NDArray[np.int64]) -> NDArray[np.float32]:
+    """float32 [B, C], 1 / (60 + rank) of each candidate within its row."""
+    keys_BC = rank_keys(scores_BC, users_BC)
+    ranks_BC = np.argsort(np.argsort(~keys_BC, axis=1), axis=1)
+    return (1 / (FUSION_CONSTANT + 1 + ranks_BC)).astype(np.float32)

@@ -1,0 +1,195 @@
+"""The whole retrieval for a batch of histories: both paths, merge and re-rank, votes.
+
+One class answers the caches (offline, in blocks) and a request (online, one history), so they cannot
+differ. It holds what does not depend on the query; the encoders of queries are passed along, since each
+process loads its own.
+
+Shape letters: B queries, T history items, U users, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genrec.config import RetrievalSettings
+from genrec.data.interactions import Interactions
+from genrec.errors import SettingsError
+from genrec.models.dense import DenseScorer
+from genrec.retrieval.bm25_path import Bm25Users
+from genrec.retrieval.collaborative_path import CollaborativeUsers, unit_rows
+from genrec.retrieval.documents import latest_items
+from genrec.retrieval.merge import merge_paths
+from genrec.retrieval.neighbours import Neighbours
+from genrec.retrieval.representations import HistoryEncoder
+from genrec.retrieval.votes import NeighbourVotes, SparseItems, scorer_votes
+
+COLLABORATIVE = "collaborative"
+REPRESENTATION = "representation"
+
+
+@dataclass(frozen=True, eq=False)
+class Retrieved:
+    """What was found for each query.
+
+    Attributes:
+        neighbours: the v users kept.
+        votes: source -> distribution over items.
+        paths: path -> its own z candidates.
+    """
+
+    neighbours: Neighbours
+    votes: Mapping[str, SparseItems]
+    paths: Mapping[str, Neighbours] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Retriever:
+    """Fitted retrieval.
+
+    Attributes:
+        settings: which paths, how many, how merged.
+        n_items: N.
+        text: the BM25 path, None if not among ``settings.paths`` (or its results are handed in).
+        collaborative: the path by user vectors, likewise.
+        representations_UD: float32 [U, D], unit rows, for the re-ranking; None if it uses the paths' ranks only.
+        voters: training items of the users, weighted.
+        item_knn: votes by co-occurrence; None if not a vote source.
+    """
+
+    settings: RetrievalSettings
+    n_items: int
+    text: Bm25Users | None
+    collaborative: CollaborativeUsers | None
+    representations_UD: NDArray[np.float32] | None
+    voters: NeighbourVotes
+    item_knn: DenseScorer | None
+
+    @classmethod
+    def fit(
+        cls,
+        interactions: Interactions,
+        settings: RetrievalSettings,
+        *,
+        item_texts: Sequence[str] = (),
+        user_vectors: Mapping[str, NDArray[np.float32]] | None = None,
+        item_knn: DenseScorer | None = None,
+        with_text: bool = True,
+    ) -> Retriever:
+        """Index the training part of all users.
+
+        Args:
+            interactions: the prepared data.
+            settings: the retrieval section.
+            item_texts: N texts, for the text path.
+            user_vectors: "collaborative" and "representation" -> float [U, D], made of the training items alone.
+            item_knn: fitted on the training part, for the vote source of that name.
+            with_text: False: the text path's results will be handed to :meth:`retrieve`.
+
+        Raises:
+            SettingsError: the settings ask for a path or a source that was given nothing to work with.
+        """
+        vectors = {} if user_vectors is None else user_vectors
+        _check(settings, vectors, item_knn)
+        text = Bm25Users.fit(interactions, item_texts, settings) if with_text and "text" in settings.paths else None
+        collaborative = (
+            CollaborativeUsers.fit(vectors[COLLABORATIVE], settings) if COLLABORATIVE in settings.paths else None
+        )
+        representations = None if settings.rerank == "paths" else unit_rows(vectors[REPRESENTATION])
+        return cls(
+            settings,
+            interactions.n_items,
+            text,
+            collaborative,
+            representations,
+            NeighbourVotes.fit(interactions, settings),
+            item_knn if "item-knn" in settings.vote_sources else None,
+        )
+
+    def retrieve(
+        self,
+        histories_BT: NDArray[np.int64],
+        users_B: NDArray[np.int64],
+        encoders: Mapping[str, HistoryEncoder],
+        *,
+        seen_BT: NDArray[np.int64] | None = None,
+        text: Neighbours | None = None,
+    ) -> Retrieved:
+        """Neighbours and votes for histories.
+
+        Args:
+            histories_BT: int64 [B, T], what is known at the moment asked about, padded right with -1.
+            users_B: int64 [B], whose histories they are (never retrieved); -1: none of the indexed users.
+            encoders: "collaborative" and "representation" -> encoder of histories, as far as needed.
+            seen_BT: int64 [B, S], items not to vote for; None: votes may name any item.
+            text: results of the text path, if it was searched elsewhere.
+        """
+        settings = self.settings
+        recent_BT = latest_items(histories_BT, settings.max_history)
+        paths: dict[str, Neighbours] = {}
+        for path in settings.paths:
+            paths[path] = (
+                self._collaborative(recent_BT, users_B, encoders)
+                if path == COLLABORATIVE
+                else self._text(recent_BT, users_B, text)
+            )
+        query_vectors = None if self.representations_UD is None else encoders[REPRESENTATION](recent_BT)
+        neighbours = merge_paths(
+            [paths[path] for path in settings.paths],
+            settings.neighbours,
+            rule=settings.merge,
+            order=settings.rerank,
+            queries_BD=query_vectors,
+            vectors_UD=self.representations_UD,
+        )
+        votes = {
+            source: self._votes(source, recent_BT, users_B, seen_BT, {**paths, "neighbours": neighbours})
+            for source in settings.vote_sources
+        }
+        return Retrieved(neighbours, votes, paths)
+
+    def _text(self, recent_BT: NDArray[np.int64], users_B: NDArray[np.int64], text: Neighbours | None) -> Neighbours:
+        if text is not None:
+            return text
+        assert self.text is not None, "fitted without the text path, whose results must then be given"
+        return self.text.search(recent_BT, users_B, self.settings.candidates)
+
+    def _collaborative(
+        self, recent_BT: NDArray[np.int64], users_B: NDArray[np.int64], encoders: Mapping[str, HistoryEncoder]
+    ) -> Neighbours:
+        assert self.collaborative is not None, "fitted without the collaborative path"
+        return self.collaborative.search(encoders[COLLABORATIVE](recent_BT), users_B, self.settings.candidates)
+
+    def _votes(
+        self,
+        source: str,
+        recent_BT: NDArray[np.int64],
+        users_B: NDArray[np.int64],
+        seen_BT: NDArray[np.int64] | None,
+        found: Mapping[str, Neighbours],
+    ) -> SparseItems:
+        m = self.settings.vote_items
+        if source != "item-knn":
+            return self.voters.vote(found[source], m, seen_BT)
+        assert self.item_knn is not None, "fitted without item-kNN"
+        return scorer_votes(self.item_knn, recent_BT, users_B, m, n_items=self.n_items, seen_BT=seen_BT)
+
+
+def needed_spaces(settings: RetrievalSettings) -> tuple[str, ...]:
+    """The vector spaces that the settings ask for."""
+    collaborative = (COLLABORATIVE,) if COLLABORATIVE in settings.paths else ()
+    return (*collaborative, *(() if settings.rerank == "paths" else (REPRESENTATION,)))
+
+
+def _check(
+    settings: RetrievalSettings, vectors: Mapping[str, NDArray[np.float32]], item_knn: DenseScorer | None
+) -> None:
+    for space in needed_spaces(settings):
+        if space not in vectors:
+            key = "paths" if space == COLLABORATIVE else "rerank"
+            raise SettingsError(f"retrieval.{key}: {getattr(settings, key)!r} needs {space} vectors of the users")
+    if "item-knn" in settings.vote_sources and item_knn is None:
+        raise SettingsError("retrieval.vote_sources: 'item-knn' needs a fitted item-kNN")
