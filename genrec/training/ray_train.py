@@ -63,7 +63,7 @@ def fit_on_ray(factory: TaskFactory, settings: TrainingSettings, seed: int, work
         train_loop_config={"factory": factory, "settings": settings, "seed": seed, "work_dir": work_dir},
         torch_config=TorchConfig(timeout_s=COLLECTIVE_TIMEOUT_S),
         scaling_config=ScalingConfig(
-            num_workers=settings.workers if settings.workers_min is None else (settings.workers_min, settings.workers),
+            num_workers=workers,
             use_gpu=settings.gpus_per_worker > 0,
             resources_per_worker=worker_resources(settings),
         ),
