@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from rich.markup import escape
 from rich.table import Table
 
 from genrec.evaluation.metrics import MetricRow
@@ -20,11 +21,13 @@ class Cell:
     Attributes:
         text: the value, four digits.
         interval: "[low, high]".
+        short: "low–high" without leading zeros, for narrow columns.
         best: True for the highest value of its column.
     """
 
     text: str
     interval: str
+    short: str
     best: bool
 
 
@@ -70,7 +73,7 @@ def results_table(rows: Sequence[MetricRow]) -> Table:
     """
     dataset = ", ".join(dict.fromkeys(row.dataset for row in rows))
     columns, lines = cells(rows, headline_metrics(rows))
-    table = Table(title=f"{dataset}: full ranking of the catalog")
+    table = Table(title=f"{escape(dataset)}: full ranking of the catalog")
     table.add_column("model", no_wrap=True)
     for segment, metric in columns:
         table.add_column(f"{segment}\n{label(metric)}", justify="right")
@@ -81,14 +84,13 @@ def results_table(rows: Sequence[MetricRow]) -> Table:
                 texts.append("")
                 continue
             text = f"[bold]{cell.text}[/bold]" if cell.best else cell.text
-            texts.append(
-                f"{text}\n[dim]{cell.interval.replace('[', chr(92) + '[')}[/dim]" if segment == "all" else text
-            )
-        table.add_row(model, *texts)
+            texts.append(f"{text}\n[dim]{cell.short}[/dim]" if segment == "all" else text)
+        table.add_row(escape(model), *texts)
     return table
 
 
 def _cell(row: MetricRow | None, best: float) -> Cell | None:
     if row is None:
         return None
-    return Cell(f"{row.value:.4f}", f"[{row.low:.4f}, {row.high:.4f}]", row.value == best > 0)
+    short = f"{row.low:.4f}–{row.high:.4f}".replace("0.", ".")
+    return Cell(f"{row.value:.4f}", f"[{row.low:.4f}, {row.high:.4f}]", short, row.value == best > 0)

@@ -46,7 +46,7 @@ def data() -> Interactions:
 
 @pytest.fixture(scope="module")
 def frames(data):
-    scorers = {"popularity": Popularity.fit(data), "item-kNN <b>": ItemKNN.fit(data, ItemKNNSettings())}
+    scorers = {"popularity": Popularity.fit(data), "item-kNN <b>[x]": ItemKNN.fit(data, ItemKNNSettings())}
     return {
         name: [rank_dense(scorer, data, "test", SETTINGS.evaluation, max_history=20, model=name)]
         for name, scorer in scorers.items()
@@ -95,7 +95,7 @@ def test_report_is_one_page_that_fetches_nothing(tmp_path, data, frames, rows):
         settings=SETTINGS,
         sid_table=SidTable(codes, (8, 8)),
         curves=CURVES,
-        differences=[("item-kNN <b>", "popularity", difference)],
+        differences=[("item-kNN <b>[x]", "popularity", difference)],
         commands=["python -m genrec run --set data.min_user_interactions=5 && echo '<done>'"],
     )
     page = Page()
@@ -107,8 +107,8 @@ def test_report_is_one_page_that_fetches_nothing(tmp_path, data, frames, rows):
     assert len(page.ids) == len(set(page.ids))
     assert html.count("<svg") == 4
     text = " ".join(page.text)
-    value = next(r.value for r in rows if (r.model, r.segment, r.metric) == ("item-kNN <b>", "all", "hit@10"))
-    for shown in (f"{value:.4f}", "item-kNN <b>", "'<done>'", "N@10", "training prefixes", f"{difference.p:.3f}"):
+    value = next(r.value for r in rows if (r.model, r.segment, r.metric) == ("item-kNN <b>[x]", "all", "hit@10"))
+    for shown in (f"{value:.4f}", "item-kNN <b>[x]", "'<done>'", "N@10", "training prefixes", f"{difference.p:.3f}"):
         assert shown in text
 
 
@@ -143,14 +143,14 @@ def test_table_marks_the_best_of_each_column_and_leaves_gaps():
 
 def test_terminal_table_shows_values_and_intervals(rows):
     stream = io.StringIO()
-    Console(file=stream, width=110).print(results_table(rows))
+    Console(file=stream, width=80).print(results_table(rows))
     shown = stream.getvalue()
     for row in rows:
         if row.metric in ("hit@10", "ndcg@10") and row.segment in ("all", "head", "tail"):
             assert f"{row.value:.4f}" in shown
         if row.metric == "ndcg@10" and row.segment == "all":
-            assert f"[{row.low:.4f}, {row.high:.4f}]" in shown
-    assert "item-kNN <b>" in shown
+            assert f"{row.low:.4f}–{row.high:.4f}".replace("0.", ".") in shown
+    assert "item-kNN <b>[x]" in shown
 
 
 def test_metrics_come_back_from_disk(tmp_path, rows):
