@@ -108,11 +108,8 @@ class CheckpointStore:
             if step not in kept:
                 shutil.rmtree(self.path(step))
 
-    def latest(self, *, any_version: bool = False) -> Path | None:
+    def latest(self) -> Path | None:
         """The newest checkpoint whose every byte is as written; damaged ones are passed over with a warning.
-
-        Args:
-            any_version: do not ask whether it was made with this run's semantic IDs.
 
         Raises:
             VersionMismatchError: it was made with other semantic IDs.
@@ -124,7 +121,7 @@ class CheckpointStore:
             except ArtifactError as error:
                 logger.warning("passing over a damaged checkpoint: %s", error)
                 continue
-            if not any_version and manifest.sid_version != self.sid_version:
+            if manifest.sid_version != self.sid_version:
                 raise VersionMismatchError(
                     f"{path} was made with semantic IDs {manifest.sid_version}, this run has {self.sid_version}. "
                     "Train in a new directory."

@@ -40,7 +40,9 @@ class TrainingError(GenrecError):
     """Training under Ray failed for good; the text holds the first worker's error."""
 
 
-def fit_on_ray(factory: TaskFactory, settings: TrainingSettings, seed: int, work_dir: Path) -> FitResult:
+def fit_on_ray(
+    factory: TaskFactory, settings: TrainingSettings, seed: int, work_dir: Path, *, sid_version: str | None
+) -> FitResult:
     """Train on the connected Ray cluster, going on from the last complete checkpoint in ``work_dir``.
 
     Args:
@@ -48,14 +50,18 @@ def fit_on_ray(factory: TaskFactory, settings: TrainingSettings, seed: int, work
         settings: strategy "ddp" or "deepspeed", number of workers and their resources.
         seed: as for :func:`genrec.training.loop.fit`.
         work_dir: the run's directory, at the same path on every node.
+        sid_version: the task's; a checkpoint made with other semantic IDs is refused before anything starts.
 
     Raises:
         SettingsError: the cluster can never hold the workers.
+        VersionMismatchError: ``work_dir`` holds a run with other semantic IDs.
         TrainingError: workers failed more often than ``max_failures`` allows.
         GenrecError: what a worker raised of this kind, unchanged.
     """
     work_dir = work_dir.resolve()
     require_resources(settings)
+    store = checkpoints(work_dir, sid_version)
+    store.latest()
     fixed = settings.workers_min is None
     workers: Any = settings.workers if fixed else (settings.workers_min, settings.workers)
     trainer = TorchTrainer(
@@ -80,8 +86,7 @@ def fit_on_ray(factory: TaskFactory, settings: TrainingSettings, seed: int, work
         trainer.fit()
     except ray.train.TrainingFailedError as error:
         raise _cause(error) from error
-    store = checkpoints(work_dir)
-    latest = store.latest(any_version=True)  # the workers have checked it
+    latest = store.latest()
     assert latest is not None, "training ended without a checkpoint"
     return result_of(work_dir, store.load(latest)[0])
 
