@@ -166,7 +166,9 @@ def _parquet_file(path: Path) -> pq.ParquetFile:
 def _parquet_batches(piece: Piece, columns: list[str] | None) -> Iterator[pa.RecordBatch]:
     groups = range(piece.start, piece.end or 0)
     try:
-        yield from _parquet_file(piece.file).iter_batches(BATCH_ROWS, row_groups=list(groups), columns=columns)
+        for batch in _parquet_file(piece.file).iter_batches(BATCH_ROWS, row_groups=list(groups), columns=columns):
+            batch.validate(full=True)  # Parquet does not promise that strings are UTF-8
+            yield batch
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{piece.file}: damaged in row groups {groups.start}-{groups.stop - 1} ({error})") from error
 
