@@ -143,7 +143,7 @@ def test_table_marks_the_best_of_each_column_and_leaves_gaps():
 
 def test_terminal_table_shows_values_and_intervals(rows):
     stream = io.StringIO()
-    Console(file=stream, width=80).print(results_table(rows))
+    Console(file=stream, width=100).print(results_table(rows))
     shown = stream.getvalue()
     for row in rows:
         if row.metric in ("hit@10", "ndcg@10") and row.segment in ("all", "head", "tail"):
