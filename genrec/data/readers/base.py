@@ -15,6 +15,7 @@ from typing import Any
 import pyarrow as pa
 
 from genrec.data.schema import ITEMS
+from genrec.errors import DataError
 
 DESCRIPTION_WORDS = 60
 """A description is cut here: MiniLM reads 128 tokens by default, and title and brand come first."""
@@ -83,6 +84,19 @@ class Reader(ABC):
     @abstractmethod
     def where(self, piece: Piece, order: int) -> str:
         """``file:line`` (or row) of an ``order`` of that piece, for messages."""
+
+
+def existing(folder: Path, *names: str) -> list[Path]:
+    """Those files of a folder, all of which must exist.
+
+    Raises:
+        DataError: naming the first that is absent.
+    """
+    paths = [folder / name for name in names]
+    for path in paths:
+        if not path.is_file():
+            raise DataError(f"{path}: no such file; data.path must be a folder with {' and '.join(names)}")
+    return paths
 
 
 def item_record(

@@ -13,7 +13,7 @@ from pathlib import Path
 import pyarrow as pa
 from typing_extensions import override
 
-from genrec.data.readers.base import Piece, Reader, item_record, items_table
+from genrec.data.readers.base import Piece, Reader, existing, item_record, items_table
 from genrec.data.readers.columns import interactions_block, parse_delimited
 from genrec.data.readers.text import LineError, first_line, locate, parse_chunks, text_pieces
 from genrec.errors import DataError
@@ -40,19 +40,6 @@ def packaged_ml_100k() -> Path:
         "data.path: none given and the recbole wheel, which carries ml-100k, is not installed; "
         "pip install --no-deps recbole==1.2.1, or set data.path to a folder with u.data and u.item"
     )
-
-
-def existing(folder: Path, *names: str) -> list[Path]:
-    """Those files of a folder, all of which must exist.
-
-    Raises:
-        DataError: naming the first that is absent.
-    """
-    paths = [folder / name for name in names]
-    for path in paths:
-        if not path.is_file():
-            raise DataError(f"{path}: no such file; data.path must be a folder with {' and '.join(names)}")
-    return paths
 
 
 class _MovieLens(Reader):

@@ -17,10 +17,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from typing_extensions import override
 
-from genrec.data.readers.base import Piece, Reader, item_record, items_table
+from genrec.data.readers.base import Piece, Reader, existing, item_record, items_table
 from genrec.data.readers.columns import interactions_block
 from genrec.data.readers.json_lines import id_of, names_of, parse_json_lines, text_of
-from genrec.data.readers.movielens import existing
 from genrec.data.readers.text import LineError, locate, parse_chunks, text_pieces
 from genrec.errors import DataError
 
