@@ -1,8 +1,8 @@
 """The prepare stage: raw files to catalog.parquet, sequences.parquet and splits.parquet.
 
-Read in blocks, ids coded as integers on the way, so that what is held is 17 bytes an interaction
-(some three times that while sorting) and the distinct ids; texts are held only of the items that stay. The result does not depend on whether Ray is
-used.
+Read in blocks, ids coded as integers on the way, so that what is held is 17 bytes an interaction (some
+three times that while sorting) and the distinct ids; texts are held only of the items that stay. The
+result does not depend on whether Ray is used.
 
 Policies. The same user, item and second given twice is one interaction; a later repetition is a new one
 (the `research` reader keeps everything). Interactions of one second stay in file order. The k-core is
