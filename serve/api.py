@@ -61,9 +61,9 @@ def create_api(limits: ServeSettings, backend: Backend, log: ShownLog) -> FastAP
     body_type = request_type(limits)
 
     @api.post("/v1/recommendations", responses=_errors(400, 404, 413, 415, 422, 503, 504))
-    async def recommendations(body: Annotated[body_type, Body()], http: Request) -> Shown:
+    async def recommendations(body: Annotated[body_type, Body()], http: Request) -> Shown:  # type: ignore[valid-type]
         """Recommend items to a known user, or for a history that is sent along."""
-        request: RecommendRequest = body.to_request()
+        request: RecommendRequest = body.to_request()  # type: ignore[attr-defined]
         answer = _granted(await backend.recommend(request))
         shown = Shown(
             request_id=_request_id(http),

@@ -8,6 +8,7 @@ the settings pass through our strict tree here.
 """
 
 from pathlib import Path
+from typing import Any
 
 from fastapi import FastAPI
 from pydantic import BaseModel, ConfigDict
@@ -36,7 +37,7 @@ class IngressReplica:
         log: file of the lists shown.
     """
 
-    def __init__(self, limits: ServeSettings, recommender: DeploymentHandle, log: str) -> None:
+    def __init__(self, limits: ServeSettings, recommender: DeploymentHandle[Any], log: str) -> None:
         self._limits = limits
         self._backend = HandleBackend(recommender, limits.request_timeout_s)
         self._log = ShownLog(Path(log))
@@ -55,25 +56,23 @@ def build(settings: Settings, bundle: Path) -> Application:
     """
     limits = settings.serve
     recommender = serve.deployment(
-        RecommenderReplica,
         name="recommender",
         num_replicas=limits.replicas,
         max_ongoing_requests=limits.max_ongoing_requests,
         max_queued_requests=limits.max_queued_requests,
         max_constructor_retry_count=3,
         ray_actor_options={"num_cpus": limits.cpus_per_replica},
-    ).bind(str(bundle.resolve()), limits)
+    )(RecommenderReplica).bind(str(bundle.resolve()), limits)
     # The ingress must take in more than the recommender's queue holds: then it is the queue that refuses, and
     # the refusal has our shape and Retry-After.
     room = 2 * (limits.replicas * limits.max_ongoing_requests + limits.max_queued_requests) + 64
     ingress = serve.deployment(
-        serve.ingress()(IngressReplica),
         name="ingress",
         num_replicas=1,
         max_ongoing_requests=room,
         max_constructor_retry_count=3,
         ray_actor_options={"num_cpus": INGRESS_CPUS},
-    )
+    )(serve.ingress()(IngressReplica))
     return ingress.bind(limits, recommender, str(run_directory(settings) / FEEDBACK_LOG))
 
 

@@ -36,7 +36,7 @@ class HandleBackend:
         timeout_s: longest wait for an answer; the work is cancelled then.
     """
 
-    def __init__(self, handle: DeploymentHandle, timeout_s: float) -> None:
+    def __init__(self, handle: DeploymentHandle[Any], timeout_s: float) -> None:
         self._handle = handle
         self._timeout_s = timeout_s
 

@@ -103,7 +103,7 @@ class ErrorReply(BaseModel):
 def request_type(limits: ServeSettings) -> Any:
     """The type of a recommendation request under these limits: by user, or by history."""
     length = Field(min(DEFAULT_K, limits.max_k), ge=1, le=limits.max_k, description="length of the list")
-    left_out = Field([], max_length=limits.max_exclude, description="item ids not to list")
+    left_out: Any = Field([], max_length=limits.max_exclude, description="item ids not to list")
 
     class ForUser(RecommendBody):
         """A list for a user whose history is known."""

@@ -124,8 +124,9 @@ class RecommenderReplica:
         torch.set_num_threads(threads)
         self._worker = ThreadPoolExecutor(1, "decode", initializer=torch.set_num_threads, initargs=(threads,))
         self._logic = RecommenderLogic(Recommender.load(Path(bundle)), limits)
-        self._answer_batch.set_max_batch_size(limits.batch_size)
-        self._answer_batch.set_batch_wait_timeout_s(limits.batch_wait_s)
+        batching: Any = self._answer_batch
+        batching.set_max_batch_size(limits.batch_size)
+        batching.set_batch_wait_timeout_s(limits.batch_wait_s)
         self._worker.submit(self._logic.warm_up).result()
 
     async def recommend(self, request: RecommendRequest) -> Answer | Refusal:
@@ -147,3 +148,7 @@ class RecommenderReplica:
     async def versions(self) -> tuple[str, str]:
         """Versions of bundle and semantic IDs: the cheapest proof that a warm replica answers."""
         return self._logic.recommender.version, self._logic.recommender.sid_version
+
+    async def threads(self) -> int:
+        """Threads that a decoding step uses."""
+        return await asyncio.get_running_loop().run_in_executor(self._worker, torch.get_num_threads)

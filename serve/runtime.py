@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import socket
 import time
 from collections.abc import Iterator
@@ -43,6 +44,7 @@ def service(settings: Settings, bundle: Path) -> Iterator[Running]:
         ArtifactError: the bundle is absent, incomplete or altered.
         ServiceError: the port is taken, the cluster is too small, or a replica cannot start.
     """
+    assert not ray.is_initialized(), "the service starts and ends Ray itself"
     loaded = load_bundle(bundle)  # its faults are told before a cluster is started
     version, example = loaded.version, {"user_id": str(loaded.interactions.user_ids[0]), "k": 5}
     del loaded
@@ -90,7 +92,7 @@ def _start_ray(settings: Settings) -> str | None:
 
 def _require_cpus(settings: Settings) -> None:
     needed = settings.serve.replicas * settings.serve.cpus_per_replica + INGRESS_CPUS
-    available = ray.cluster_resources().get("CPU", 0.0)
+    available = ray.cluster_resources().get("CPU", 0.0)  # type: ignore[no-untyped-call]
     if needed > available:  # Serve would wait for ever
         raise ServiceError(
             f"serve.replicas: {settings.serve.replicas} replicas of {settings.serve.cpus_per_replica} CPUs and the "
@@ -104,8 +106,14 @@ def _deploy(settings: Settings, bundle: Path) -> None:
     except RuntimeError as error:
         application = serve.status().applications.get(APP_NAME)
         states = application.deployments.items() if application else ()
-        reasons = [f"{name}: {state.message}" for name, state in states if state.message]
+        reasons = [f"{name}: {_cause(state.message)}" for name, state in states if state.message]
         raise ServiceError("the application did not start: " + ("; ".join(reasons) or str(error))) from error
+
+
+def _cause(message: str) -> str:
+    """The last error of a replica's nested traces; the whole message where there is none."""
+    errors = list(re.finditer(r"^\S*(Error|Exception): ", message, re.MULTILINE))
+    return message[errors[-1].start() :].strip() if errors else message
 
 
 def _await_ready(url: str) -> None:
@@ -133,7 +141,7 @@ def _end(*, local: bool) -> None:
     if not ray.is_initialized():
         return
     if local:
-        serve.shutdown()
+        serve.shutdown()  # type: ignore[no-untyped-call]
     elif APP_NAME in serve.status().applications:
         serve.delete(APP_NAME)
-    ray.shutdown()
+    ray.shutdown()  # type: ignore[no-untyped-call]
