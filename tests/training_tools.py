@@ -115,3 +115,26 @@ class BagFactory:
         lengths = list(np.random.default_rng(3).integers(3, 14, self.users))
         data = make_interactions(lengths)
         return BagTask(data, self.batch_size, windows=self.windows, slow=self.slow, log=self.log)
+
+
+@dataclass(frozen=True)
+class TigerFactory:
+    """A small TIGER without dropout on the same data."""
+
+    windows: bool = False
+    batch_size: int = 16
+
+    def __call__(self):
+        from genrec.config import EvaluationSettings, ModelSettings, TrainingSettings
+        from genrec.models.tiger import Tiger
+        from genrec.tokenizer.sid_table import SidTable
+        from genrec.training.next_item import HostTask
+
+        data = make_interactions(list(np.random.default_rng(3).integers(3, 14, 40)))
+        codes_NL = np.stack([np.arange(30) // 6, np.arange(30) % 6], axis=1).astype(np.int32)
+        attention = "causal" if self.windows else "bidirectional"
+        layers = {"encoder_layers": 1, "decoder_layers": 1, "dropout": 0.0, "encoder_attention": attention}
+        torch.manual_seed(0)
+        model = Tiger(ModelSettings(d_model=16, d_ff=32, heads=2, d_head=8, **layers), SidTable(codes_NL, (5, 6)))
+        training = TrainingSettings(batch_size=self.batch_size)
+        return HostTask(model, data, training, EvaluationSettings(batch_size=16), 0, 5, causal=self.windows)

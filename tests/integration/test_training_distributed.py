@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 import ray
 import torch
-from training_tools import BagFactory
+from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
+from safetensors.torch import load_file
+from training_tools import BagFactory, TigerFactory
 
 from genrec.config import DeepSpeedSettings, TrainingSettings
 from genrec.errors import SettingsError
@@ -51,28 +53,57 @@ def losses(result):
 
 @pytest.fixture(scope="module")
 def single(tmp_path_factory):
+    """The same runs on one process."""
     results = {}
-    for windows in (False, True):
+    for factory in (BagFactory(), TigerFactory(), TigerFactory(windows=True)):
         directory = tmp_path_factory.mktemp("single")
-        task = BagFactory(windows=windows)()
-        results[windows] = fit(task, settings_for("single"), 5, directory, SingleStrategy(torch.device("cpu")))
+        strategy = SingleStrategy(torch.device("cpu"))
+        results[factory] = fit(factory(), settings_for("single"), 5, directory, strategy)
     return results
 
 
+def ray_fit(factory, settings, directory):
+    return fit_on_ray(factory, settings, 5, directory, sid_version=factory().sid_version)
+
+
 def test_two_ddp_workers_train_like_one_process(tmp_path, single):
-    result = fit_on_ray(BagFactory(windows=True), settings_for("ddp"), 5, tmp_path)
-    compare(result, single[True])
+    factory = TigerFactory(windows=True)
+    compare(ray_fit(factory, settings_for("ddp"), tmp_path), single[factory], factory)
 
 
 @pytest.mark.parametrize("stage", [1, 2, 3])
 def test_two_deepspeed_workers_train_like_one_process(tmp_path, single, stage):
+    """Losses, exported weights, and how much of the optimizer's states and the parameters a worker holds."""
     zero = DeepSpeedSettings(zero_stage=stage, persistence_elements=0)
-    settings = settings_for("deepspeed", deepspeed=zero, checkpoint_steps=7)
-    result = fit_on_ray(BagFactory(), settings, 5, tmp_path)
-    compare(result, single[False])
+    factory = TigerFactory()
+    settings = settings_for("deepspeed", deepspeed=zero, checkpoint_steps=10)
+    result = ray_fit(factory, settings, tmp_path)
+    compare(result, single[factory], factory)
+    last = tmp_path / "checkpoints" / f"step-{STEPS:08d}"
+    exported = load_file(last / "weights.safetensors")
+    model = factory().model
+    restore_weights(model, last / "weights.safetensors")
+    assert all(torch.equal(value, exported[name]) for name, value in model.state_dict().items())
+    whole = get_fp32_state_dict_from_zero_checkpoint(str(last / "resume"), tag="zero")  # DeepSpeed's own reader
+    for name, value in model.named_parameters():
+        assert torch.equal(whole[f"model.{name}"], value), name
+    elements = sum(value.numel() for value in model.parameters())
+    padded = 0.05 * elements + 64
+    for shard in sorted((last / "resume" / "zero").glob("*zero_pp_rank_?_mp_rank_00_optim_states.pt")):
+        held = torch.load(shard, weights_only=False)["optimizer_state_dict"]
+        assert elements / 2 - padded <= count_elements(held, "exp_avg") <= elements / 2 + padded, shard.name
+
+
+def count_elements(tree, key):
+    """Elements of all tensors that stand under ``key`` anywhere in nested state."""
+    if isinstance(tree, dict):
+        own = sum(value.numel() for name, value in tree.items() if name == key and torch.is_tensor(value))
+        return own + sum(count_elements(value, key) for value in tree.values())
+    return sum(count_elements(value, key) for value in tree) if isinstance(tree, list | tuple) else 0
 
 
 def test_a_worker_killed_by_sigkill_costs_nothing_but_time(tmp_path, single):
+    """ZeRO-3 goes on with its shards; DDP's turn is in test_training_node_loss.py."""
     log = tmp_path / "seen"
     factory = BagFactory(slow=0.05, log=str(log))
     killed = []
@@ -90,11 +121,12 @@ def test_a_worker_killed_by_sigkill_costs_nothing_but_time(tmp_path, single):
 
     watcher = threading.Thread(target=kill_at_step_11, daemon=True)
     watcher.start()
-    settings = settings_for("ddp", checkpoint_steps=4, max_failures=2)
-    result = fit_on_ray(factory, settings, 5, tmp_path / "run")
+    zero = DeepSpeedSettings(zero_stage=3, persistence_elements=0)
+    settings = settings_for("deepspeed", deepspeed=zero, checkpoint_steps=4, max_failures=2)
+    result = ray_fit(factory, settings, tmp_path / "run")
     watcher.join(timeout=10)
     assert len(killed) == 1
-    compare(result, single[False])
+    compare(result, single[BagFactory()], BagFactory())
     rows = {rank: [json.loads(line) for line in Path(f"{log}-{rank}").read_text().splitlines()] for rank in (0, 1)}
     assert len({pid for _, pid, *_ in rows[1]}) == 2
     first, second = (
@@ -125,8 +157,7 @@ def test_ddp_checkpoints_go_on_with_another_number_of_workers(tmp_path, single):
     task = BagFactory()()
     with pytest.raises(InterruptedError):
         fit(task, half, 5, tmp_path, SingleStrategy(torch.device("cpu")), reporter=interrupt)
-    result = fit_on_ray(BagFactory(), settings_for("ddp"), 5, tmp_path)
-    compare(result, single[False])
+    compare(ray_fit(BagFactory(), settings_for("ddp"), tmp_path), single[BagFactory()], BagFactory())
 
 
 def interrupt(metrics):
@@ -137,21 +168,21 @@ def test_a_request_that_can_never_be_met_is_one_clear_line(tmp_path):
     with pytest.raises(
         SettingsError, match=r"training\.workers: 3 workers of 1 CPU each do not fit the cluster"
     ) as error:
-        fit_on_ray(BagFactory(), settings_for("ddp", workers=3), 5, tmp_path)
+        ray_fit(BagFactory(), settings_for("ddp", workers=3), tmp_path)
     assert "\n" not in str(error.value)
     assert not (tmp_path / "ray").exists()
 
 
-def compare(result, reference):
+def compare(result, reference, factory):
     assert result.steps == STEPS
     assert len(losses(result)) == STEPS
     difference = (losses(result) - losses(reference)).abs().max()
     assert difference < 1e-4, difference
     assert losses(reference)[-1] < losses(reference)[0] - 0.1
     assert result.best_metric == pytest.approx(reference.best_metric, abs=2e-3)
-    model = BagFactory()().model
+    model = factory().model
     restore_weights(model, result.weights)
-    theirs = BagFactory()().model
+    theirs = factory().model
     restore_weights(theirs, reference.weights)
     if result.best_step == reference.best_step:
         for ours, other in zip(model.parameters(), theirs.parameters(), strict=True):
