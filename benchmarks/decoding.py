@@ -12,6 +12,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -44,16 +45,15 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     torch.set_num_threads(args.threads)
     if args.peak_of:
         return _peak(args)
-    sides = build_sides()
+    sides = build_sides(args.batches)
     cells, equal, overlaps = [], True, []
     for batch in args.batches:
         for beams in args.beams:
             same, overlap = same_lists(sides["ours"](beams, batch), sides["theirs"](beams, batch))
             equal &= same
             overlaps.append(overlap)
-            times = interleaved(
-                {name: lambda side=side: side(beams, batch) for name, side in sides.items()}, args.repeats, warmup=0
-            )
+            runs = {name: partial(side, beams, batch) for name, side in sides.items()}
+            times = interleaved(runs, args.repeats, warmup=0)
             ratio = times["theirs"]["median"] / times["ours"]["median"]
             cell = {"beams": beams, "batch": batch, "ratio": round(ratio, 2), "overlap": overlap, **times}
             if not args.no_memory:
@@ -73,28 +73,28 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def build_sides(only: str | None = None) -> dict[str, Side]:
+def build_sides(batches: list[int], only: str | None = None) -> dict[str, Side]:
     """Both decoders over the same weights, catalog and histories."""
     table = beauty_table(N_ITEMS)
     sequences, origin = beauty_sequences()
     say(f"decoding over {table.n_items} items, histories: {origin}")
     ours, theirs = (model.eval() for model in pair(ModelSettings(), table))
-    history = torch.from_numpy(last_histories(sequences, 32, 20))
+    histories = {rows: torch.from_numpy(last_histories(sequences, rows, 20)) for rows in batches}
     allowed = allowed_tokens(table)
 
     def by_us(beams: int, rows: int) -> tuple[Tensor, Tensor]:
-        ranked = generate(ours, Batch(history[:rows]), beams, beams=beams)
+        ranked = generate(ours, Batch(histories[rows]), beams, beams=beams)
         return ranked.items_BK, ranked.scores_BK
 
     def by_them(beams: int, rows: int) -> tuple[Tensor, Tensor]:
-        return constrained_lists(theirs, table, ours.tokens(history[:rows]).flatten(1), beams, allowed)
+        return constrained_lists(theirs, table, ours.tokens(histories[rows]).flatten(1), beams, allowed)
 
     return {name: side for name, side in (("ours", by_us), ("theirs", by_them)) if only in (None, name)}
 
 
 def _peak(args: argparse.Namespace) -> dict[str, Any]:
-    side = build_sides(args.peak_of)[args.peak_of]
-    side(2, 1)
+    side = build_sides(args.batches, args.peak_of)[args.peak_of]
+    side(2, args.batches[0])
     before = peak_mib()
     side(args.beams[0], args.batches[0])
     return {"name": "decoding-peak", "before": before, "peak": peak_mib(), "equal": True}

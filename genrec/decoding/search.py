@@ -55,7 +55,7 @@ class _Beams:
     slots_BK: Tensor
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def generate(
     backbone: Backbone,
     batch: Batch,

@@ -111,7 +111,8 @@ def _tensors(sid_table: SidTable, device: torch.device) -> TrieTensors:
     path = np.concatenate([trie.path_NL, np.full((1, sid_table.n_levels), NO_NODE)])
 
     def tensor(array: NDArray[np.int64]) -> Tensor:
-        return torch.tensor(array, device=device)
+        with torch.inference_mode(False):  # kept for calls that train, too
+            return torch.tensor(array, device=device)
 
     return TrieTensors(
         first_child=tensor(trie.first_child),

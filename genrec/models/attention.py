@@ -12,6 +12,8 @@ one history, S decoder positions.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
@@ -57,14 +59,23 @@ class RelativeBias(nn.Module):
 
     def forward(self, n_positions: int, first_query: int = 0) -> Tensor:
         """Float [1, H, Q, T] for keys 0..T-1 and queries first_query..T-1, T = ``n_positions``."""
-        position = torch.arange(n_positions, device=self.weight.device)
-        bucket_QT = relative_buckets(
-            position[None, :] - position[first_query:, None],
-            bidirectional=self.bidirectional,
-            buckets=self.weight.shape[0],
-            max_distance=self.max_distance,
+        bucket_QT = _bucket_table(
+            n_positions, self.bidirectional, self.weight.shape[0], self.max_distance, self.weight.device
         )
-        return functional.embedding(bucket_QT, self.weight).permute(2, 0, 1)[None]
+        return functional.embedding(bucket_QT[first_query:], self.weight).permute(2, 0, 1)[None]
+
+
+@lru_cache(maxsize=256)
+def _bucket_table(n: int, bidirectional: bool, buckets: int, max_distance: int, device: torch.device) -> Tensor:
+    """int64 [n, n], bucket of every query and key; the same few lengths come again and again."""
+    with torch.inference_mode(False):  # kept for calls that train, too
+        position = torch.arange(n, device=device)
+        return relative_buckets(
+            position[None, :] - position[:, None],
+            bidirectional=bidirectional,
+            buckets=buckets,
+            max_distance=max_distance,
+        )
 
 
 class RMSNorm(nn.Module):
@@ -97,8 +108,35 @@ def _merged(states: Tensor) -> Tensor:
     return states.transpose(-3, -2).flatten(-2)
 
 
+@dataclass(frozen=True)
+class Packing:
+    """Where the real positions of a padded batch are, so that only they are computed with.
+
+    Attributes:
+        shape: (B, T).
+        places_X: int64 [X], real positions in the flattened batch; X = their number.
+    """
+
+    shape: tuple[int, int]
+    places_X: Tensor
+
+    @classmethod
+    def of(cls, mask_BT: Tensor) -> Packing:
+        """The positions where ``mask_BT`` is True."""
+        return cls((mask_BT.shape[0], mask_BT.shape[1]), mask_BT.flatten().nonzero()[:, 0])
+
+    def pack(self, states_BTD: Tensor) -> Tensor:
+        """[B, T, D] -> [X, D]."""
+        return states_BTD.flatten(0, 1).index_select(0, self.places_X)
+
+    def unpack(self, states_XD: Tensor) -> Tensor:
+        """[X, D] -> [B, T, D], zeros at padding."""
+        padded = states_XD.new_zeros(self.shape[0] * self.shape[1], states_XD.shape[-1])
+        return padded.index_copy(0, self.places_X, states_XD).view(*self.shape, states_XD.shape[-1])
+
+
 class SelfAttention(nn.Module):
-    """Attention of a sequence over itself, or of new positions over kept keys and values."""
+    """Attention of a sequence over itself."""
 
     def __init__(self, d_model: int, heads: int, d_head: int, dropout: float) -> None:
         super().__init__()
@@ -110,28 +148,45 @@ class SelfAttention(nn.Module):
             self.qkv.weight[:inner] *= d_head**-0.5
         self.out = drawn_linear(inner, d_model, inner**-0.5)
 
-    def forward(
-        self, states: Tensor, bias: Tensor | None, kept: tuple[Tensor, Tensor] | None = None
-    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """Attend over ``kept`` keys and values [B, H, T', d], if any, and then over ``states`` [B, T, D].
+    def forward(self, states: Tensor, bias: Tensor, packing: Packing | None = None) -> Tensor:
+        """Same shape as ``states``.
 
         Args:
-            states: [B, T, D].
-            bias: additive, broadcastable to [B, H, T, T' + T]: position bias and mask in one; None: nothing to add.
-            kept: keys and values of earlier positions.
-
-        Returns:
-            [B, T, D] and the keys and values of all positions so far.
+            states: [B, T, D], or [X, D] if packed.
+            bias: additive, broadcastable to [B, H, T, T]: position bias and mask in one.
+            packing: says where packed states stand.
         """
-        query, key, value = (_heads(part, self.heads) for part in self.qkv(states).chunk(3, dim=-1))
-        if kept is not None:
-            key, value = torch.cat([kept[0], key], dim=-2), torch.cat([kept[1], value], dim=-2)
-        mixed = attend(query, key, value, bias, self.dropout if self.training else 0.0)
-        return self.out(_merged(mixed)), (key, value)
+        qkv = self.qkv(states)
+        if packing is not None:
+            qkv = packing.unpack(qkv)
+        query, key, value = (_heads(part, self.heads) for part in qkv.chunk(3, dim=-1))
+        mixed = _merged(attend(query, key, value, bias, self.dropout if self.training else 0.0))
+        return self.out(mixed if packing is None else packing.pack(mixed))
+
+    def step(self, states_XD: Tensor, bias_SH: Tensor, kept_S2XI: Tensor) -> Tensor:
+        """Attention of one new position of X sequences over the earlier ones and itself; [X, D].
+
+        With so few positions, products and sums beat matrix products.
+
+        Args:
+            states_XD: the new position of each sequence.
+            bias_SH: position bias of the S positions, the new one last.
+            kept_S2XI: keys and values of all positions, inner width I = H * d; the last place is written here.
+        """
+        query, key_value = self.qkv(states_XD).tensor_split((self.out.in_features,), dim=-1)
+        S, _, X, inner = kept_S2XI.shape
+        kept_S2XI[-1] = key_value.reshape(X, 2, inner).transpose(0, 1)
+        key_SXHd, value_SXHd = kept_S2XI.view(S, 2, X, self.heads, -1).unbind(1)
+        scores_SXH = (key_SXHd * query.reshape(X, self.heads, -1)).sum(-1) + bias_SH[:, None]
+        mixed = (scores_SXH.softmax(0)[..., None] * value_SXHd).sum(0)
+        return self.out(mixed.flatten(1))
 
 
 class CrossAttention(nn.Module):
-    """Attention of decoder positions over memories; T5 gives it no position bias."""
+    """Attention of decoder positions over memories; T5 gives it no position bias.
+
+    Keys and values come from outside: the decoder computes those of all its layers in one product.
+    """
 
     def __init__(self, d_model: int, heads: int, d_head: int, dropout: float) -> None:
         super().__init__()
@@ -139,19 +194,12 @@ class CrossAttention(nn.Module):
         self.heads = heads
         self.dropout = dropout
         self.query = drawn_linear(d_model, inner, (d_model * d_head) ** -0.5)
-        self.key_value = drawn_linear(d_model, 2 * inner, d_model**-0.5)
         self.out = drawn_linear(inner, d_model, inner**-0.5)
 
-    def keys_values(self, memory_BTD: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values [B, H, T, d]: once a history, whatever the number of its continuations."""
-        key, value = self.key_value(memory_BTD).chunk(2, dim=-1)
-        return _heads(key, self.heads), _heads(value, self.heads)
-
-    def forward(self, states_BQD: Tensor, keys_values: tuple[Tensor, Tensor], mask: Tensor | None) -> Tensor:
+    def forward(self, states_BQD: Tensor, key_BHTd: Tensor, value_BHTd: Tensor, mask: Tensor | None) -> Tensor:
         """[B, Q, D]; ``mask`` additive, broadcastable to [B, 1, Q, T], None where all is visible."""
         query = _heads(self.query(states_BQD), self.heads)
-        mixed = attend(query, *keys_values, mask, self.dropout if self.training else 0.0)
-        return self.out(_merged(mixed))
+        return self.out(_merged(attend(query, key_BHTd, value_BHTd, mask, self.dropout if self.training else 0.0)))
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, dropout: float) -> Tensor:

@@ -17,9 +17,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from genrec.config import ModelSettings
-from genrec.models.attention import CrossAttention, RelativeBias, RMSNorm, SelfAttention, additive, drawn_linear
-
-KeysValues = tuple[Tensor, Tensor]
+from genrec.models.attention import (
+    CrossAttention,
+    Packing,
+    RelativeBias,
+    RMSNorm,
+    SelfAttention,
+    additive,
+    drawn_linear,
+)
 
 
 class FeedForward(nn.Module):
@@ -48,9 +54,9 @@ class EncoderLayer(nn.Module):
         self.feed = FeedForward(settings.d_model, settings.d_ff, settings.dropout)
         self.dropout = nn.Dropout(settings.dropout)
 
-    def forward(self, states: Tensor, bias: Tensor) -> Tensor:
-        """[B, T, D]; ``bias`` additive [1 or B, H, T, T]."""
-        states = states + self.dropout(self.attention(self.attention_norm(states), bias)[0])
+    def forward(self, states: Tensor, bias: Tensor, packing: Packing | None) -> Tensor:
+        """Same shape as ``states`` [B, T, D] or packed [X, D]; ``bias`` additive [1 or B, H, T, T]."""
+        states = states + self.dropout(self.attention(self.attention_norm(states), bias, packing))
         return states + self.dropout(self.feed(self.feed_norm(states)))
 
 
@@ -70,20 +76,22 @@ class Encoder(nn.Module):
         self.norm = RMSNorm(settings.d_model)
         self.dropout = nn.Dropout(settings.dropout)
 
-    def forward(self, embedded_BTD: Tensor, mask: Tensor | None) -> Tensor:
-        """States [B, T, D].
+    def forward(self, embedded_BTD: Tensor, mask: Tensor | None, packing: Packing | None = None) -> Tensor:
+        """States [B, T, D]; zeros at padding if packed.
 
         Args:
             embedded_BTD: token embeddings.
             mask: additive, broadcastable to [B, H, T, T]; None where every token sees every token.
+            packing: where the real tokens are; None: compute with padding too.
         """
         bias = self.bias(embedded_BTD.shape[1])
         if mask is not None:
             bias = bias + mask
-        states = self.dropout(embedded_BTD)
+        states = self.dropout(embedded_BTD if packing is None else packing.pack(embedded_BTD))
         for layer in self.layers:
-            states = layer(states, bias)
-        return self.dropout(self.norm(states))
+            states = layer(states, bias, packing)
+        states = self.dropout(self.norm(states))
+        return states if packing is None else packing.unpack(states)
 
 
 @dataclass(frozen=True)
@@ -91,13 +99,13 @@ class MemoryKeys:
     """Memories as cross-attention reads them.
 
     Attributes:
-        keys_values: of each layer, [B, H, T, d].
+        keys_values: of each decoder layer, keys and values [B, H, T, d].
         mask: additive [B, 1, 1 or P * S, T]; None: everything is visible.
         any_visible: float [B, 1 or P * S, 1], 0 where a continuation sees nothing: then its cross-attention
             adds nothing; None: all see something.
     """
 
-    keys_values: list[KeysValues]
+    keys_values: list[tuple[Tensor, Tensor]]
     mask: Tensor | None
     any_visible: Tensor | None
 
@@ -116,18 +124,24 @@ class DecoderLayer(nn.Module):
         self.feed = FeedForward(settings.d_model, settings.d_ff, settings.dropout)
         self.dropout = nn.Dropout(settings.dropout)
 
-    def forward(
-        self, states_BPSD: Tensor, bias: Tensor, seen: MemoryKeys, layer: int, kept: KeysValues | None = None
-    ) -> tuple[Tensor, KeysValues]:
-        """[B, P, S, D] and the self-attention's keys and values [B * P, H, S, d] so far."""
-        B, P = states_BPSD.shape[:2]
-        own, kept = self.attention(self.attention_norm(states_BPSD).flatten(0, 1), bias, kept)
-        states = states_BPSD + self.dropout(own.unflatten(0, (B, P)))
-        cross = self.cross(self.cross_norm(states).flatten(1, 2), seen.keys_values[layer], seen.mask)
+    def forward(self, states_BPSD: Tensor, bias: Tensor, seen: MemoryKeys, layer: int) -> Tensor:
+        """[B, P, S, D]; ``bias`` additive [1, H, S, S]."""
+        own = self.attention(self.attention_norm(states_BPSD).flatten(0, 1), bias)
+        return self._further(states_BPSD, own.view_as(states_BPSD), seen, layer)
+
+    def step(self, states_BKSD: Tensor, bias_SH: Tensor, kept_S2XI: Tensor, seen: MemoryKeys, layer: int) -> Tensor:
+        """One further position (S = 1) of each beam; see :meth:`SelfAttention.step`."""
+        own = self.attention.step(self.attention_norm(states_BKSD).flatten(0, 2), bias_SH, kept_S2XI)
+        return self._further(states_BKSD, own.view_as(states_BKSD), seen, layer)
+
+    def _further(self, states: Tensor, own: Tensor, seen: MemoryKeys, layer: int) -> Tensor:
+        """What follows self-attention, whose result is ``own``."""
+        states = states + self.dropout(own)
+        cross = self.cross(self.cross_norm(states).flatten(1, 2), *seen.keys_values[layer], seen.mask)
         if seen.any_visible is not None:
             cross = cross * seen.any_visible
-        states = states + self.dropout(cross.unflatten(1, states.shape[1:3]))
-        return states + self.dropout(self.feed(self.feed_norm(states))), kept
+        states = states + self.dropout(cross.view_as(states))
+        return states + self.dropout(self.feed(self.feed_norm(states)))
 
 
 class Decoder(nn.Module):
@@ -135,6 +149,8 @@ class Decoder(nn.Module):
 
     def __init__(self, settings: ModelSettings) -> None:
         super().__init__()
+        self.heads = settings.heads
+        self.inner = settings.heads * settings.d_head
         self.bias = RelativeBias(
             settings.heads,
             settings.relative_buckets,
@@ -143,18 +159,28 @@ class Decoder(nn.Module):
             bidirectional=False,
         )
         self.layers = nn.ModuleList(DecoderLayer(settings) for _ in range(settings.decoder_layers))
+        self.memory_keys_values = drawn_linear(
+            settings.d_model, settings.decoder_layers * 2 * self.inner, settings.d_model**-0.5
+        )
         self.norm = RMSNorm(settings.d_model)
         self.dropout = nn.Dropout(settings.dropout)
 
-    def read(self, states_BTD: Tensor, visible: Tensor, n_positions: int) -> MemoryKeys:
-        """Project the memories once for all layers' cross-attention.
+    def read(self, states_BTD: Tensor, visible: Tensor, n_positions: int, packing: Packing | None = None) -> MemoryKeys:
+        """Project the memories once for the cross-attention of all layers.
 
         Args:
             states_BTD: all memories, one after the other.
             visible: bool [B, 1 or P, T], what each continuation may see.
             n_positions: S, decoder positions of a continuation.
+            packing: where there are states; None: project padding too.
         """
-        keys_values = [layer.cross.keys_values(states_BTD) for layer in self.layers]  # type: ignore[operator,union-attr]
+        if packing is None:
+            projected = self.memory_keys_values(states_BTD)
+        else:
+            projected = packing.unpack(self.memory_keys_values(packing.pack(states_BTD)))
+        B, T, _ = states_BTD.shape
+        parts = projected.view(B, T, 2 * len(self.layers), self.heads, -1).transpose(1, 3).unbind(2)
+        keys_values = list(zip(parts[::2], parts[1::2], strict=True))
         if not visible.is_cuda and bool(visible.all()) and visible.shape[-1] > 0:
             return MemoryKeys(keys_values, None, None)
         if visible.shape[1] > 1:
@@ -162,24 +188,26 @@ class Decoder(nn.Module):
         any_visible = visible.any(dim=-1, keepdim=True).to(states_BTD.dtype)
         return MemoryKeys(keys_values, additive(visible)[:, None], any_visible)
 
-    def forward(
-        self, embedded_BPSD: Tensor, seen: MemoryKeys, kept: list[KeysValues] | None = None
-    ) -> tuple[Tensor, list[KeysValues]]:
-        """States [B, P, S, D] after the final norm, and each layer's keys and values so far.
+    def forward(self, embedded_BPSD: Tensor, seen: MemoryKeys) -> Tensor:
+        """States [B, P, S, D] after the final norm, each position seeing itself and earlier ones."""
+        S = embedded_BPSD.shape[2]
+        earlier = torch.ones(S, S, dtype=torch.bool, device=embedded_BPSD.device).tril()
+        bias = self.bias(S) + additive(earlier)
+        states = self.dropout(embedded_BPSD)
+        for index, layer in enumerate(self.layers):
+            states = layer(states, bias, seen, index)
+        return self.dropout(self.norm(states))
+
+    def step(self, embedded_BKD: Tensor, seen: MemoryKeys, kept: Tensor, bias_SH: Tensor) -> Tensor:
+        """States [B, K, D] of one further position of each beam.
 
         Args:
-            embedded_BPSD: embedded inputs of S new positions.
+            embedded_BKD: the position's input.
             seen: the memories.
-            kept: keys and values of earlier positions [B * P, H, S', d], of each layer.
+            kept: keys and values [S, layers, 2, B * K, I] up to this position, whose place is written here.
+            bias_SH: position bias of the S positions, the new one last.
         """
-        before = 0 if kept is None else kept[0][0].shape[-2]
-        total = before + embedded_BPSD.shape[2]
-        bias = self.bias(total, before)
-        if total - before > 1:
-            future = torch.ones(total - before, total, dtype=torch.bool, device=bias.device).triu(before + 1)
-            bias = bias + additive(~future)
-        states, new = self.dropout(embedded_BPSD), []
+        states = embedded_BKD[:, :, None]
         for index, layer in enumerate(self.layers):
-            states, keys_values = layer(states, bias, seen, index, None if kept is None else kept[index])
-            new.append(keys_values)
-        return self.dropout(self.norm(states)), new
+            states = layer.step(states, bias_SH, kept[:, index], seen, index)  # type: ignore[operator]
+        return self.norm(states[:, :, 0])

@@ -22,6 +22,13 @@ def from_t5(weights: Mapping[str, Tensor], model: Tiger) -> dict[str, Tensor]:
         ours[f"{stack}.norm.weight"] = weights[f"{stack}.final_layer_norm.weight"]
         for index in range(n_layers):
             ours |= _layer(weights, f"{stack}.block.{index}.layer", f"{stack}.layers.{index}", stack == "decoder")
+    ours["decoder.memory_keys_values.weight"] = torch.cat(
+        [
+            weights[f"decoder.block.{index}.layer.1.EncDecAttention.{name}.weight"]
+            for index in range(len(model.decoder.layers))
+            for name in "kv"
+        ]
+    )
     if model.head is not None:
         ours["head.weight"] = weights["lm_head.weight"]
     return ours
@@ -44,7 +51,6 @@ def _layer(weights: Mapping[str, Tensor], theirs: str, ours: str, is_decoder: bo
         layer |= {
             f"{ours}.cross_norm.weight": weights[f"{theirs}.1.layer_norm.weight"],
             f"{ours}.cross.query.weight": weights[f"{theirs}.1.EncDecAttention.q.weight"],
-            f"{ours}.cross.key_value.weight": joined("1.EncDecAttention", "kv"),
             f"{ours}.cross.out.weight": weights[f"{theirs}.1.EncDecAttention.o.weight"],
         }
     return layer

@@ -14,35 +14,50 @@ Shape letters: genrec/models/contracts.py.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from genrec.config import ModelSettings
-from genrec.models.attention import additive
-from genrec.models.blocks import Decoder, Encoder, KeysValues, MemoryKeys
+from genrec.models.attention import Packing, additive
+from genrec.models.blocks import Decoder, Encoder, MemoryKeys
 from genrec.models.contracts import PAD_ITEM, Batch, DecoderCache, Memory, Outputs
 from genrec.tokenizer.sid_table import PAD_TOKEN, SidTable
+
+WORTH_PACKING = 0.9
+"""Share of real positions in a padded batch above which padding is computed with."""
 
 
 @dataclass
 class TigerCache:
-    """Keys and values between decoding steps (:class:`~genrec.models.contracts.DecoderCache`)."""
+    """Keys and values between decoding steps (:class:`~genrec.models.contracts.DecoderCache`).
+
+    Attributes:
+        seen: the memories.
+        bias_SSH: position bias of each decoder position for each earlier one.
+        kept: keys and values of the earlier positions [S, layers, 2, B * K, I] and, after ``reorder``, room
+            for one more; None before the first.
+        filled: number of earlier positions.
+    """
 
     seen: MemoryKeys
-    size: int
-    kept: list[KeysValues] | None = field(default=None)
+    bias_SSH: Tensor
+    kept: Tensor | None = None
+    filled: int = 0
 
+    @torch.no_grad()
     def reorder(self, parents_BK: Tensor) -> None:
         """Let beam k of row b go on from its old beam ``parents_BK[b, k]`` (K may change)."""
-        if self.kept is None:
-            return
-        beams = self.kept[0][0].shape[0] // self.size
-        rows = torch.arange(self.size, device=parents_BK.device)[:, None] * beams
-        flat = (rows + parents_BK).flatten()
-        self.kept = [(key.index_select(0, flat), value.index_select(0, flat)) for key, value in self.kept]
+        assert self.kept is not None
+        rows = parents_BK.shape[0]
+        beams = self.kept.shape[3] // rows
+        first = torch.arange(0, rows * beams, beams, device=parents_BK.device)
+        chosen = (first[:, None] + parents_BK).flatten()
+        old = self.kept[: self.filled]
+        self.kept = old.new_empty(self.filled + 1, *old.shape[1:3], len(chosen), old.shape[4])
+        torch.index_select(old, 3, chosen, out=self.kept[: self.filled])
 
 
 class Tiger(nn.Module):
@@ -97,26 +112,33 @@ class Tiger(nn.Module):
         if self.settings.encoder_attention == "causal":
             # Padding stands at the right, so no item sees it: one mask serves every row.
             mask = additive(item_T[None, :] <= item_T[:, None])[None, None]
-        elif history_BT.is_cuda or not bool(mask_BT.all()):
+        elif mask_BT.is_cuda or not bool(mask_BT.all()):
             mask = additive(mask_BT)[:, None, None]
-        states = self.encoder(self._embedding(tokens), mask)
+        states = self.encoder(self._embedding(tokens), mask, _packing(mask_BT))
         return Memory(states, mask_BT, "id", item_T.expand_as(mask_BT))
 
     def decode(self, inputs: Tensor, memories: Sequence[Memory], visible_BP: Tensor | None = None) -> Tensor:
         """Logits [B, P, S, V]; see :meth:`genrec.models.contracts.Backbone.decode`."""
         embedded = inputs if inputs.is_floating_point() else self._embedding(inputs)
-        states, _ = self.decoder(embedded, self._read(memories, visible_BP, embedded.shape[2]))
-        return self._logits(states)
+        return self._logits(self.decoder(embedded, self._read(memories, visible_BP, embedded.shape[2])))
 
     def start(self, memories: Sequence[Memory]) -> TigerCache:
         """Prepare step-by-step decoding; keys and values of the memories are computed once."""
-        return TigerCache(self._read(memories, None, 1), memories[0].states_BTD.shape[0])
+        bias = self.decoder.bias(self.sid_table.n_levels)[0].permute(1, 2, 0)
+        return TigerCache(self._read(memories, None, 1), bias)
 
+    @torch.no_grad()
     def step(self, tokens_BK: Tensor, cache: DecoderCache) -> Tensor:
-        """Logits [B, K, V] after one further token per beam."""
+        """Logits [B, K, V] after one further token per beam; for inference, without dropout and gradients."""
         assert isinstance(cache, TigerCache)
-        states, cache.kept = self.decoder(self._embedding(tokens_BK)[:, :, None], cache.seen, cache.kept)
-        return self._logits(states[:, :, 0])
+        decoder = self.decoder
+        embedded = self._embedding(tokens_BK)
+        position, cache.filled = cache.filled, cache.filled + 1
+        if cache.kept is None or cache.kept.shape[0] == position:
+            room = embedded.new_empty(1, len(decoder.layers), 2, tokens_BK.numel(), decoder.inner)
+            cache.kept = room if cache.kept is None else torch.cat([cache.kept, room])
+        bias_SH = cache.bias_SSH[position, : position + 1]
+        return self._logits(decoder.step(embedded, cache.seen, cache.kept, bias_SH))
 
     def decoder_inputs(self, targets_BP: Tensor) -> tuple[Tensor, Tensor]:
         """Inputs (start and all codes but the last) and labels, both tokens [B, P, L]."""
@@ -135,9 +157,17 @@ class Tiger(nn.Module):
         views = [memory.visible(visible_BP) for memory in memories]
         rows = max(view.shape[1] for view in views)
         visible = torch.cat([view.expand(-1, rows, -1) for view in views], dim=-1)
-        return self.decoder.read(states, visible, n_positions)
+        mask_BT = torch.cat([memory.mask_BT for memory in memories], dim=1)
+        return self.decoder.read(states, visible, n_positions, _packing(mask_BT))
 
     def _logits(self, states: Tensor) -> Tensor:
         if self.head is not None:
             return self.head(states)
         return functional.linear(states * self.d_model**-0.5, self._embedding.weight)
+
+
+def _packing(mask_BT: Tensor) -> Packing | None:
+    """How to leave padding out, where that saves more than it costs (on a GPU it would wait for the device)."""
+    if mask_BT.is_cuda or mask_BT.numel() == 0 or float(mask_BT.float().mean()) > WORTH_PACKING:
+        return None
+    return Packing.of(mask_BT)
