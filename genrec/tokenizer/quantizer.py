@@ -74,7 +74,8 @@ class Quantizer(ABC):
 
     def save(self, directory: Path, name: str = "text") -> None:
         """Write ``quantizer_<name>.safetensors``."""
-        meta = {"kind": self.kind, "options": json.dumps(self.options())}
+        # One entry: safetensors writes several in an order that changes from run to run.
+        meta = {"genrec": json.dumps({"kind": self.kind, "options": self.options()}, sort_keys=True)}
         tensors = {key: np.ascontiguousarray(value) for key, value in self.tensors().items()}
         save_file(tensors, directory / f"quantizer_{name}.safetensors", meta)
 
@@ -106,8 +107,8 @@ def quantizer_meta(directory: Path, name: str) -> tuple[str, dict[str, Any]]:
         raise ArtifactError(f"{path}: no quantizer there. Run `tokenize` first.")
     try:
         with safe_open(path, framework="numpy") as stream:
-            meta = stream.metadata()
-        return meta["kind"], json.loads(meta["options"])
+            meta = json.loads(stream.metadata()["genrec"])
+        return meta["kind"], meta["options"]
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise ArtifactError(f"{path}: not a quantizer of genrec ({error}). Run `tokenize` again.") from error
 

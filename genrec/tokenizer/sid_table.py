@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from genrec.errors import ArtifactError, VersionMismatchError
@@ -40,7 +41,9 @@ class SidTable:
     name: str = "text"
 
     def __post_init__(self) -> None:
-        codes = self.codes_NL
+        # safetensors writes an array's memory as it lies, so it has to lie row by row.
+        codes = np.ascontiguousarray(self.codes_NL, dtype=np.int32)
+        object.__setattr__(self, "codes_NL", codes)
         if codes.ndim != 2 or codes.shape[1] != len(self.level_sizes) or codes.shape[0] == 0:
             raise ArtifactError(f"SidTable: codes of shape {codes.shape} do not fit level sizes {self.level_sizes}")
         too_large = codes.max(axis=0) >= np.asarray(self.level_sizes)
@@ -104,7 +107,8 @@ class SidTable:
 
     def save(self, directory: Path) -> None:
         """Write ``<directory>/sid_<name>.safetensors``."""
-        meta = {"collision_level": str(self.collision_level), "name": self.name, "version": self.version}
+        # One entry: safetensors writes several in an order that changes from run to run.
+        meta = {"genrec": json.dumps([self.collision_level, self.name, self.version])}
         sizes = np.asarray(self.level_sizes, dtype=np.int64)
         save_file({"codes": self.codes_NL, "level_sizes": sizes}, directory / f"sid_{self.name}.safetensors", meta)
 
@@ -120,10 +124,14 @@ class SidTable:
         path = directory / f"sid_{name}.safetensors"
         if not path.is_file():
             raise ArtifactError(f"{path}: no semantic IDs named {name!r} there. Run `tokenize` first.")
-        with safe_open(path, framework="numpy") as stream:
-            meta = stream.metadata()
-        tensors = load_file(path)
-        sizes = tuple(int(size) for size in tensors["level_sizes"])
-        table = cls(tensors["codes"], sizes, meta["collision_level"] == "True", meta["name"])
-        table.require(meta["version"], str(path))
+        try:
+            with safe_open(path, framework="numpy") as stream:
+                collision_level, stored_name, version = json.loads(stream.metadata()["genrec"])
+            tensors = load_file(path)
+            sizes = tuple(int(size) for size in tensors["level_sizes"])
+            codes_NL = tensors["codes"]
+        except (SafetensorError, KeyError, TypeError, ValueError) as error:
+            raise ArtifactError(f"{path}: not a table of semantic IDs ({error}). Run `tokenize` again.") from error
+        table = cls(codes_NL, sizes, collision_level, stored_name)
+        table.require(version, str(path))
         return table

@@ -4,7 +4,7 @@ Two methods, one placement:
 
 * collision level: a leaf holds C items; a last code 0 .. C-1 tells them apart. C leaves headroom.
 * re-allocation: a leaf holds one item; the colliding ones move to the nearest free code of the last
-  level (a full node sends them to the next nearest code of the level before).
+  level (a full node sends them to the next nearest code of the level before, and so on up).
 
 The items nearest to a leaf's centroid stay; ties go to the lower index, so the result does not depend on
 chance. All steps are array operations over the items that must move, in chunks, so a million items with
@@ -76,7 +76,7 @@ def place(
         int32 [N, L].
 
     Raises:
-        SettingsError: the tree has too few leaves, or none free near enough.
+        SettingsError: the tree has too few leaves.
     """
     codes = codes_NL.copy()
     n_levels = codes.shape[1]
@@ -86,16 +86,24 @@ def place(
     crowded = _crowded(codes, capacity, n_old)
     staying = np.ones(len(codes), dtype=bool)
     staying[crowded] = False
-    homeless = _settle(codes, staying, crowded, level_sizes, capacity, distances)
-    wanted = codes_NL[homeless]
-    for turn in range(level_sizes[n_levels - 2] if n_levels > 1 else 0):
-        if not len(homeless):
-            break
-        parent = distances(homeless, wanted, n_levels - 2)
-        codes[homeless, n_levels - 2] = np.argsort(parent, axis=1, kind="stable")[:, turn]
-        left = _settle(codes, staying, homeless, level_sizes, capacity, distances)
-        keep = np.isin(homeless, left)
-        homeless, wanted = homeless[keep], wanted[keep]
+
+    def seek(rows: IntArray, level: int) -> IntArray:
+        """Try all codes from ``level`` down, nearest first; returns the rows that found no room."""
+        if level == n_levels - 1:
+            return _settle(codes, staying, rows, level_sizes, capacity, distances)
+        order = np.argsort(distances(rows, codes[rows], level), axis=1, kind="stable")
+        for turn in range(level_sizes[level]):
+            if not len(rows):
+                break
+            codes[rows, level] = order[:, turn]
+            left = seek(rows, level + 1)
+            order, rows = order[np.isin(rows, left)], left
+        return rows
+
+    homeless = crowded
+    for level in reversed(range(n_levels)):
+        codes[homeless] = codes_NL[homeless]
+        homeless = seek(homeless, level) if len(homeless) else homeless
     if len(homeless):
         raise _too_small(level_sizes, len(codes))
     return codes
