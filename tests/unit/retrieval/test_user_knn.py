@@ -27,7 +27,8 @@ def made_of(sequences: list[list[int]]) -> Interactions:
     )
 
 
-DATA = made_of([[0, 1, 5, 6, 7], [2, 3, 4, 7, 6], [1, 5, 4, 6, 7], [2, 4, 3, 7, 6]])
+OTHERS = [[4, 4, 7, 6, 7]] * 9  # a word in half of the documents weighs nothing to BM25
+DATA = made_of([[0, 1, 5, 6, 7], [2, 3, 4, 7, 6], [1, 5, 4, 6, 7], [2, 4, 3, 7, 6], *OTHERS])
 
 
 def test_scores_are_the_neighbours_votes():
@@ -44,12 +45,12 @@ def test_scores_are_the_neighbours_votes():
 
 
 def test_the_user_asked_about_has_no_vote_and_targets_get_none():
-    lonely = made_of([[0, 1, 5, 6, 7], [2, 3, 4, 7, 6]])
+    lonely = made_of([[0, 1, 5, 6, 7], [2, 3, 4, 7, 6], *OTHERS])
     knn = UserKNN.fit(lonely, TEXTS, SETTINGS)
     history = np.array([[0, 1, 5]])
     assert knn.score_histories(history)[0, [0, 1, 5]].all()
     assert not knn.score_histories(history, np.array([0])).any()
-    assert not knn.score_histories(np.array([[6, 7, 0]]))[0, [6, 7]].any()
+    assert not knn.score_histories(np.array([[0, 5, -1]]))[0, [6, 2]].any()
 
 
 def test_texts_must_fit_the_catalog():
