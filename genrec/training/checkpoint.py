@@ -15,6 +15,7 @@ import json
 import logging
 import os
 import shutil
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -63,6 +64,8 @@ class CheckpointStore:
     def __init__(self, root: Path, sid_version: str | None = None) -> None:
         self.root = root
         self.sid_version = sid_version
+        self._committer: ThreadPoolExecutor | None = None
+        self._pending: Future[None] | None = None
 
     def path(self, step: int) -> Path:
         """Where the checkpoint after ``step`` steps is or would be."""
@@ -72,8 +75,16 @@ class CheckpointStore:
         """Steps of the committed checkpoints, ascending; they may still prove damaged."""
         return sorted(int(path.name.removeprefix("step-")) for path in self.root.glob("step-*"))
 
-    def save(self, progress: Progress, strategy: Strategy) -> Path:
-        """Write and commit a checkpoint; every rank calls it and returns after the commit."""
+    def save(self, progress: Progress, strategy: Strategy, *, background: bool = False) -> Path:
+        """Write and commit a checkpoint; every rank calls it.
+
+        Args:
+            progress: how far the run is.
+            strategy: gives weights and resume state.
+            background: return once everything is written; a thread of rank 0 makes it durable, computes the
+                digests and commits while training goes on. The next call, or :meth:`wait`, ends it.
+        """
+        self.wait()
         work, final = self.root / f".{self.path(progress.step).name}.partial", self.path(progress.step)
         if strategy.rank == 0:
             shutil.rmtree(work, ignore_errors=True)
@@ -84,10 +95,23 @@ class CheckpointStore:
         strategy.barrier()
         if strategy.rank == 0:
             save_file(weights, work / WEIGHTS_FILE, {"sid_version": self.sid_version or ""})
-            self._commit(work, final, progress)
-            self._prune()
+            if background:
+                self._committer = self._committer or ThreadPoolExecutor(1, "checkpoint")
+                self._pending = self._committer.submit(self._finish, work, final, progress)
+            else:
+                self._finish(work, final, progress)
         strategy.barrier()
         return final
+
+    def wait(self) -> None:
+        """Wait for a commit in the background; raises what it raised."""
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.result()
+
+    def _finish(self, work: Path, final: Path, progress: Progress) -> None:
+        self._commit(work, final, progress)
+        self._prune()
 
     def _commit(self, work: Path, final: Path, progress: Progress) -> None:
         (work / PROGRESS_FILE).write_text(json.dumps(asdict(progress), indent=1) + "\n", encoding="utf-8")

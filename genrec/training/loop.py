@@ -106,6 +106,7 @@ class _Run:
                 while not self.progress.stopped:
                     self._epoch(advance)
         finally:
+            self.store.wait()
             self.curves.close()
         return result_of(self.work_dir, self.progress)
 
@@ -205,7 +206,7 @@ class _Run:
         if self.meter.count:  # rows must end where the checkpoint does, or a resumed curve would differ
             self._log(learning_rate(self.progress.step - 1, self.total_steps, self.settings))
         self.progress = replace(self.progress, seconds=self._seconds())
-        self.store.save(self.progress, self.strategy)
+        self.store.save(self.progress, self.strategy, background=not self.progress.stopped)
         if self.reporter is not None:
             self.reporter({"step": self.progress.step, "best": self.progress.best_metric, **self.validation})
 

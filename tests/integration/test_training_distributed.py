@@ -133,7 +133,8 @@ def test_a_worker_killed_by_sigkill_costs_nothing_but_time(tmp_path, single):
         [step for step, pid, *_ in rows[1] if (pid == killed[0]) == was_killed] for was_killed in (True, False)
     )
     assert first == list(range(first[-1] + 1))
-    assert second == list(range(8, STEPS))  # the last complete checkpoint was that after eight steps
+    assert second[0] in (4, 8)  # after eight steps, or four if that commit was not through yet
+    assert second == list(range(second[0], STEPS))
     expected = list(batches_of(BagFactory()()))[:STEPS]
     for step in range(STEPS):
         seen = sorted(

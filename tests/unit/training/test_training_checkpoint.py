@@ -13,7 +13,7 @@ from genrec.config import TrainingSettings
 from genrec.training.checkpoint import CheckpointStore, Progress
 from genrec.training.strategies import SingleStrategy
 
-KILLS = 80
+KILLS = 60
 KILLER = """
 import json, os, random, signal, sys, time
 from pathlib import Path
@@ -39,7 +39,9 @@ def commit_for_ever(pipe):
         with torch.no_grad():
             for parameter in task.model.parameters():
                 parameter.fill_(step)
-        store.save(Progress(step=step, best_metric=step / 10, best_step=step // 10 * 10 or 1), strategy)
+        progress = Progress(step=step, best_metric=step / 10, best_step=step // 10 * 10 or 1)
+        store.save(progress, strategy, background=True)
+        store.wait()
         os.write(pipe, step.to_bytes(4, "little"))
 
 randomness = random.Random(0)
@@ -131,3 +133,24 @@ def test_a_damaged_checkpoint_is_replaced_when_its_step_comes_again(run):
     (store.path(2) / "progress.json").write_text("{}")
     store.save(Progress(step=2, best_step=1), strategy)
     assert store.latest() == store.path(2)
+
+
+def test_a_commit_in_the_background_holds_the_weights_of_its_step(run):
+    store, strategy, task = run
+    for step in (1, 2, 3):
+        with torch.no_grad():
+            task.model.items.weight.fill_(step)
+        store.save(Progress(step=step, best_step=1), strategy, background=True)
+    store.wait()
+    for step in store.steps():
+        progress, weights = store.load(store.path(step))
+        assert (progress.step, float(weights["items.weight"].mean())) == (step, step)
+    assert store.latest() == store.path(3)
+
+
+def test_a_failed_background_commit_is_not_silent(run):
+    store, strategy, _ = run
+    (store.root / "step-00000002").write_text("a file where the directory must go")
+    store.save(Progress(step=2, best_step=2), strategy, background=True)
+    with pytest.raises(NotADirectoryError):
+        store.wait()
