@@ -12,6 +12,7 @@ import json
 import logging
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from genrec.config import Settings, load_settings, resolved_yaml
-from genrec.errors import GenrecError, SettingsError
+from genrec.errors import GenrecError
 from genrec.progress import StageProgress
 
 if TYPE_CHECKING:
@@ -117,7 +118,7 @@ def _status(options: argparse.Namespace) -> None:
     table = Table("stage", "key", "state")
     for name, finished in pipeline.status().items():
         table.add_row(name, pipeline.plans[name].key, "up to date" if finished else "to be made")
-    Console().print(table)
+    _console().print(table)
 
 
 def _stage(options: argparse.Namespace) -> None:
@@ -138,7 +139,11 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def _print_results(evaluated: Path) -> None:
-    raise NotImplementedError
+    from genrec.evaluation.metrics import MetricRow
+    from genrec.evaluation.tables import results_table
+
+    rows = json.loads((evaluated / "metrics.json").read_bytes())
+    _console().print(results_table([MetricRow(**row, users=0) for row in rows]))
 
 
 def _recommend(options: argparse.Namespace) -> None:
@@ -161,16 +166,31 @@ def _recommend(options: argparse.Namespace) -> None:
     for place, item in enumerate(items, start=1):
         codes = "-".join(map(str, item.evidence["semantic_id"]))
         table.add_row(str(place), item.item_id, item.title, f"{item.score:.3f}", codes)
-    Console().print(table)
+    _console().print(table)
 
 
 def _compare(options: argparse.Namespace) -> None:
-    raise SettingsError("not yet")
+    from genrec.evaluation.tables import results_table
+    from genrec.stages.compare import compare
+
+    settings = _settings(options)
+    rows = compare(Path(settings.run.directory), options.runs, settings.evaluation)
+    if options.json:
+        sys.stdout.write(json.dumps([asdict(row) for row in rows], indent=1, ensure_ascii=False) + "\n")
+        return
+    for dataset in dict.fromkeys(row.dataset for row in rows):
+        _console().print(results_table([row for row in rows if row.dataset == dataset]))
+
+
+def _console() -> Console:
+    """Standard output; wide enough for every table where it is no terminal."""
+    console = Console()
+    return console if console.is_terminal else Console(width=140)
 
 
 def _configure_logging(verbose: bool) -> None:
     from rich.logging import RichHandler
 
     handler = RichHandler(console=Console(stderr=True), show_path=False, rich_tracebacks=False)
-    logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format="%(message)s", handlers=[handler])
-    logging.getLogger("genrec").setLevel(logging.DEBUG if verbose else logging.INFO)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
+    logging.getLogger("genrec").setLevel(logging.INFO if verbose else logging.WARNING)

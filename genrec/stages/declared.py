@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from genrec.config import Settings
-from genrec.stages import steps, training
+from genrec.stages import evaluation, steps, training
 from genrec.stages.stage import Stage
 
 
@@ -68,6 +68,7 @@ STAGES: dict[str, Stage] = {
             depends=("data",),
             ignores=("data.path", "data.max_history"),
             sources=raw_sources,
+            spread=True,
         ),
         Stage(
             name="tokenize",
@@ -77,6 +78,7 @@ STAGES: dict[str, Stage] = {
             ignores=("encoder.path", "encoder.batch_size", "tokenizer.published"),
             inputs=("prepare",),
             sources=tokenizer_sources,
+            spread=True,
         ),
         Stage(
             name="sasrec",
@@ -86,6 +88,7 @@ STAGES: dict[str, Stage] = {
             ignores=TRAINING_MANNER + HOST_RECIPE,
             inputs=("prepare",),
             resumable=True,
+            spread=True,
         ),
         Stage(
             name="pretrain",
@@ -99,11 +102,12 @@ STAGES: dict[str, Stage] = {
             ignores=TRAINING_MANNER,
             inputs=("prepare", "tokenize"),
             resumable=True,
+            spread=True,
         ),
         Stage(
             name="evaluate",
             about="rank the whole catalog with every model",
-            make=steps.evaluate,
+            make=evaluation.evaluate,
             depends=("evaluation", "baselines.item_knn", "data.max_history"),
             ignores=("evaluation.batch_size",),
             inputs=("prepare", "tokenize", "sasrec", "pretrain"),

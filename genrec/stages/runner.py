@@ -17,6 +17,7 @@ from genrec.config import Settings
 from genrec.errors import ArtifactError, SettingsError
 from genrec.stages.declared import STAGES
 from genrec.stages.folder import RESERVED, RunFolder
+from genrec.stages.ray_session import connect
 from genrec.stages.stage import Context, Plan, Stage, plan
 
 logger = logging.getLogger(__name__)
@@ -119,6 +120,8 @@ class Pipeline:
         resumed = stage.resumable and scratch.exists()
         self.reporter.begin(stage, resumed=resumed)
         logger.info("%s %s: %s", stage.name, item.key, "resumed" if resumed else "begun")
+        if stage.spread and self.settings.training.strategy != "single":
+            connect(self.settings.ray)
         out = self.store.begin(stage.name, item.key)
         if stage.resumable:
             scratch.mkdir(exist_ok=True)

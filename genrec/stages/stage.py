@@ -64,6 +64,7 @@ class Stage:
         inputs: stages whose artifacts it reads.
         sources: name -> file outside the store that it reads (hashed into the key); None for none.
         resumable: a killed attempt is continued from its scratch directory, not begun anew.
+        spread: it uses Ray, unless the strategy is `single`.
     """
 
     name: str
@@ -74,6 +75,7 @@ class Stage:
     inputs: tuple[str, ...] = ()
     sources: Callable[[Settings], Mapping[str, Path]] | None = None
     resumable: bool = False
+    spread: bool = False
 
     def relevant(self, settings: Settings) -> dict[str, Any]:
         """The part of the settings that the key is made of, as leaf (dotted) -> value."""

@@ -45,11 +45,6 @@ def tokenize(context: Context) -> Outcome:
     return Outcome(metrics=metrics, sid_version=table.version)
 
 
-def evaluate(context: Context) -> Outcome:
-    """Ranked lists of all models, their metrics and the report."""
-    raise NotImplementedError
-
-
 def bundle(context: Context) -> Outcome:
     """What serving needs, in one directory."""
     from genrec.bundle import require_floor, write_bundle

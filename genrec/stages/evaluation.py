@@ -1,0 +1,117 @@
+"""The evaluate stage: every model of the table ranks the whole catalog for every test user."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from genrec.config import Settings
+from genrec.stages.stage import Context, Outcome
+from genrec.stages.training import WEIGHTS, build_sasrec
+
+if TYPE_CHECKING:
+    from genrec.data.interactions import Interactions
+    from genrec.evaluation.frame import EvalFrame
+    from genrec.evaluation.metrics import MetricRow, PairedDifference
+    from genrec.models.dense import DenseScorer
+    from genrec.tokenizer.sid_table import SidTable
+
+FRAMES, METRICS, REPORT = "frames", "metrics.json", "report.html"
+POPULARITY, ITEM_KNN, SASREC = "popularity", "item-knn", "sasrec"
+CLAIM = "ndcg@10"
+
+
+def evaluate(context: Context) -> Outcome:
+    """Frames of all models, metrics.json and report.html."""
+    from genrec.data.load import load_interactions
+    from genrec.evaluation.metrics import evaluate_frames, write_metrics
+    from genrec.evaluation.rank import save_frame
+    from genrec.evaluation.report import write_report
+    from genrec.tokenizer.sid_table import SidTable
+    from genrec.training.curves import read_curves
+
+    settings, host = context.settings, context.settings.model.backbone
+    interactions = load_interactions(context.inputs["prepare"])
+    table = SidTable.load(context.inputs["tokenize"])
+    frames: dict[str, list[EvalFrame]] = {}
+    rows: list[MetricRow] = []
+    (context.out / FRAMES).mkdir()
+    for frame in rank_all(context, interactions, table):
+        frames[frame.model] = [frame]
+        save_frame(frame, context.out / FRAMES / f"{frame.model}.parquet")
+        rows += evaluate_frames([frame], dataset_name(settings), settings.evaluation)
+    write_metrics(context.out / METRICS, rows)
+    write_report(
+        context.out / REPORT,
+        rows=rows,
+        frames=frames,
+        interactions=interactions,
+        settings=settings,
+        sid_table=table,
+        curves={SASREC: read_curves(context.inputs["sasrec"]), host: read_curves(context.inputs["pretrain"])},
+        differences=differences(frames, host, settings),
+        commands=[f"python -m genrec run --config {settings.run.directory}/{settings.run.name}/settings.yaml"],
+    )
+    headline = {row.model: round(row.value, 6) for row in rows if (row.segment, row.metric) == ("all", CLAIM)}
+    return Outcome(metrics={CLAIM: headline}, sid_version=table.version)
+
+
+def rank_all(context: Context, interactions: Interactions, table: SidTable) -> Iterator[EvalFrame]:
+    """A frame of test users for each model: counts first, then SASRec, then the host."""
+    from genrec.decoding import generate
+    from genrec.evaluation.rank import rank_dense, rank_generative
+    from genrec.models.item_knn import ItemKNN
+    from genrec.models.popularity import Popularity
+    from genrec.models.registry import build_backbone
+    from genrec.models.sasrec import SasRecScorer
+    from genrec.training.checkpoint import restore_weights
+    from genrec.training.strategies import default_device
+
+    settings, device = context.settings, default_device()
+    seed, length = settings.run.seed, settings.data.max_history
+    baseline = build_sasrec(settings, interactions)
+    restore_weights(baseline, context.inputs["sasrec"] / WEIGHTS)
+    scorers: dict[str, tuple[DenseScorer, int | None]] = {
+        POPULARITY: (Popularity.fit(interactions), None),
+        ITEM_KNN: (ItemKNN.fit(interactions, settings.baselines.item_knn), None),
+        SASREC: (SasRecScorer(baseline.to(device)), seed),
+    }
+    for name, (scorer, trained_with) in scorers.items():
+        yield rank_dense(
+            scorer, interactions, "test", settings.evaluation, max_history=length, model=name, seed=trained_with
+        )
+    host = build_backbone(settings.model, table)
+    restore_weights(host, context.inputs["pretrain"] / WEIGHTS)
+    yield rank_generative(
+        generate,
+        host.to(device).eval(),
+        interactions,
+        "test",
+        settings.evaluation,
+        max_history=length,
+        model=settings.model.backbone,
+        seed=seed,
+        device=device,
+    )
+
+
+def differences(
+    frames: dict[str, list[EvalFrame]], host: str, settings: Settings
+) -> list[tuple[str, str, PairedDifference]]:
+    """The host against each other model, over all users and on the tail."""
+    from genrec.evaluation.metrics import paired_difference
+
+    cutoff = 10 if max(settings.evaluation.cutoffs) >= 10 else max(settings.evaluation.cutoffs)
+    segments = ["all"] + (["tail"] if frames[host][0].segments["tail"].any() else [])
+    return [
+        (host, other, paired_difference(frames[host], runs, f"ndcg@{cutoff}", segment, settings.evaluation))
+        for other, runs in frames.items()
+        if other != host
+        for segment in segments
+    ]
+
+
+def dataset_name(settings: Settings) -> str:
+    """What a table calls the data set: the raw folder's or file's name, else the reader's."""
+    return settings.data.reader if settings.data.path is None else Path(settings.data.path).stem
