@@ -59,9 +59,11 @@ def fit_on_ray(
         GenrecError: what a worker raised of this kind, unchanged.
     """
     work_dir = work_dir.resolve()
-    require_resources(settings)
     store = checkpoints(work_dir, sid_version)
-    store.latest()
+    latest = store.latest()
+    if latest is not None and (progress := store.load(latest)[0]).stopped:
+        return result_of(work_dir, progress)
+    require_resources(settings)
     fixed = settings.workers_min is None
     workers: Any = settings.workers if fixed else (settings.workers_min, settings.workers)
     trainer = TorchTrainer(

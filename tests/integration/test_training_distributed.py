@@ -158,7 +158,9 @@ def test_ddp_checkpoints_go_on_with_another_number_of_workers(tmp_path, single):
     task = BagFactory()()
     with pytest.raises(InterruptedError):
         fit(task, half, 5, tmp_path, SingleStrategy(torch.device("cpu")), reporter=interrupt)
-    compare(ray_fit(BagFactory(), settings_for("ddp"), tmp_path), single[BagFactory()], BagFactory())
+    result = ray_fit(BagFactory(), settings_for("ddp"), tmp_path)
+    compare(result, single[BagFactory()], BagFactory())
+    assert ray_fit(BagFactory(), settings_for("ddp"), tmp_path) == result  # finished: nothing is started
 
 
 def interrupt(metrics):
