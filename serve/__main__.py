@@ -1,4 +1,7 @@
-"""``python -m serve``: serve a run's bundle over HTTP, in the foreground or with ``--detach``; ``stop`` ends it."""
+"""``python -m serve``: serve a run's bundle over HTTP, in the foreground or with ``--detach``; ``stop`` ends it.
+
+What it tells goes to standard output, errors and log lines to standard error.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     options = _parser().parse_args(given)
     console = Console(soft_wrap=True)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[RichHandler(console=console)])
+    handler = RichHandler(console=Console(stderr=True), show_path=False)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
     try:
         settings = load_settings(options.config, preset=options.preset, overrides=options.set)
         if options.action == "stop":
@@ -54,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _detach(settings, bundle, arguments, _same_run(options), console)
         return _foreground(settings, bundle, console)
     except GenrecError as error:
-        console.print(f"error: {error}", style="red", markup=False, highlight=False)
+        sys.stderr.write(f"serve: {error}\n")
         return 2
 
 

@@ -1,8 +1,8 @@
-"""A tiny real bundle for the tests of serving: 240 users, 60 items with texts, a small host.
+"""Tiny real bundles for the tests of serving: 240 users, 60 items with texts, a small host.
 
 ``raw_data`` writes interactions of users who stay within a genre, so that a trained model has something to
-learn; ``assembled_bundle`` puts a bundle together around a host with seeded weights (what is served must
-equal what is generated, trained or not), in about a second and without the pipeline.
+learn; ``pipeline_bundle`` runs every stage over them; ``assembled_bundle`` puts a bundle together around a
+host with seeded weights in about a second (what is served must equal what is generated, trained or not).
 """
 
 from pathlib import Path
@@ -17,6 +17,7 @@ from genrec.config import Settings
 from genrec.data.load import load_catalog
 from genrec.data.prepare import prepare
 from genrec.models import build_backbone
+from genrec.stages import Pipeline
 from genrec.tokenizer.sid_table import SidTable
 
 USERS, ITEMS, GENRES = 240, 60, 4
@@ -38,6 +39,24 @@ def raw_data(folder: Path, seed: int = 0) -> Path:
     items = [f"{name},{kinds[i % GENRES].title()} Part {i},a {kinds[i % GENRES]}" for i, name in enumerate(names)]
     (folder / "items.csv").write_text("\n".join(["item,title,text", *items]) + "\n", encoding="utf-8")
     return folder
+
+
+def pipeline_bundle(folder: Path) -> tuple[Path, Settings]:
+    """The bundle that all stages make, trained for a few seconds in this process, and the run's settings."""
+    settings = Settings.model_validate(
+        {
+            "run": {"directory": str(folder / "runs"), "name": "tiny"},
+            "data": {"reader": "table", "path": str(raw_data(folder / "raw"))},
+            "encoder": {"text": "tfidf-svd", "dimension": 8},
+            "tokenizer": {"kind": "residual-kmeans", "level_sizes": [8, 8]},
+            "model": MODEL,
+            "training": {"strategy": "single", "epochs": 10, "batch_size": 64, "tensorboard": False},
+            "baselines": {"sasrec": {"d_model": 16, "epochs": 2, "negatives": None}},
+            "evaluation": {"bootstrap_samples": 20},
+            "bundle": {"floor": "none"},
+        }
+    )
+    return Pipeline(settings).ensure("bundle"), settings
 
 
 def assembled_bundle(folder: Path, seed: int = 0) -> Path:

@@ -77,5 +77,5 @@ def test_a_mistake_is_told_in_a_line_and_not_as_a_trace(tmp_path: Path) -> None:
     ]:
         told = serve_command(*arguments)
         assert told.returncode == 2
-        assert words in told.stdout
+        assert words in told.stderr
         assert "Traceback" not in told.stdout + told.stderr

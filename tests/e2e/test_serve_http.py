@@ -1,6 +1,7 @@
 """The endpoint as people run it: ``python -m serve`` in a process of its own, spoken to over HTTP.
 
-One service for the module, with a small queue so that a burst of clients meets its end.
+It serves what the whole pipeline made of a tiny data set. One service for the module, with a small queue so
+that a burst of clients meets its end.
 """
 
 import asyncio
@@ -30,7 +31,7 @@ from genrec.decoding import generate
 from genrec.models.contracts import PAD_ITEM, Batch
 from serve.feedback_log import read_shown
 from serve.process import Running, owner, running
-from tests.serving import ITEMS, assembled_bundle
+from tests.serving import ITEMS, pipeline_bundle
 
 pytestmark = pytest.mark.e2e
 
@@ -79,15 +80,14 @@ def health_status(url: str) -> int | None:
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     folder = tmp_path_factory.mktemp("serve")
-    bundle = assembled_bundle(folder)
-    port, run = free_port(), folder / "runs" / "tiny"
-    settings = {"run.directory": run.parent, "run.name": run.name, "serve.port": port, **LIMITS}
-    settings |= {"ray.num_cpus": 2, "ray.object_store_mib": 200, "ray.dashboard": "false"}
+    bundle, made_with = pipeline_bundle(folder)
+    port, run = free_port(), Path(made_with.run.directory) / made_with.run.name
+    settings = {"serve.port": port, **LIMITS, "ray.num_cpus": 2, "ray.object_store_mib": 200, "ray.dashboard": "false"}
     overrides = [argument for key, value in settings.items() for argument in ("--set", f"{key}={value}")]
     log = folder / "log"
     with log.open("wb") as stream:
         process = subprocess.Popen(
-            [sys.executable, "-m", "serve", "--bundle", str(bundle), *overrides],
+            [sys.executable, "-m", "serve", "--config", str(run / "settings.yaml"), *overrides],
             stdout=stream,
             stderr=subprocess.STDOUT,
             env={**os.environ, "OMP_NUM_THREADS": "1"},
