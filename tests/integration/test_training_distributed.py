@@ -29,7 +29,8 @@ STEPS = 20
 
 @pytest.fixture(scope="module", autouse=True)
 def cluster():
-    environment = {"env_vars": {"PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}}
+    paths = os.pathsep.join(str(Path(__file__).parents[up]) for up in (1, 2))
+    environment = {"env_vars": {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}}
     ray.init(
         num_cpus=2,
         include_dashboard=False,
