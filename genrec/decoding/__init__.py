@@ -1,7 +1,8 @@
 """Trie-constrained decoding: ``generate`` lists, ``score`` given items; one distribution (contract 5)."""
 
+from genrec.decoding.mixture import ItemMixture
 from genrec.decoding.scoring import score
 from genrec.decoding.search import Ranked, generate
-from genrec.decoding.trie_tensors import Children, Mixture, TrieTensors, child_log_probs
+from genrec.decoding.trie_tensors import Children, TrieTensors, child_log_probs
 
-__all__ = ["Children", "Mixture", "Ranked", "TrieTensors", "child_log_probs", "generate", "score"]
+__all__ = ["Children", "ItemMixture", "Ranked", "TrieTensors", "child_log_probs", "generate", "score"]

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from genrec.decoding.trie_tensors import Mixture, TrieTensors, child_log_probs
+from genrec.decoding.mixture import ItemMixture
+from genrec.decoding.trie_tensors import TrieTensors, child_log_probs
 from genrec.models.contracts import PAD_ITEM, Backbone, Batch, Memory
 from genrec.tokenizer.sid_table import PAD_TOKEN
 
@@ -25,7 +26,7 @@ def score(
     items_BP: Tensor,
     *,
     memories: Sequence[Memory] | None = None,
-    mixture: Mixture | None = None,
+    mixture: ItemMixture | None = None,
 ) -> Tensor:
     """Log-probability [B, P] of each item given its row's history; -inf for PAD_ITEM.
 
@@ -37,7 +38,7 @@ def score(
         batch: histories; ``batch.visible_BP``, if given, says how many items of the history count for each item.
         items_BP: int64 [B, P].
         memories: what to attend to in place of the encoded history and ``batch.neighbours``.
-        mixture: changes the distribution over the children of a node.
+        mixture: item distributions to mix the generator with.
     """
     trie = TrieTensors.of(backbone.sid_table, items_BP.device)
     if memories is None:
@@ -49,8 +50,12 @@ def score(
     for begin in range(0, items_BP.shape[1], chunk):
         items = items_BP[:, begin : begin + chunk]
         visible = None if batch.visible_BP is None else batch.visible_BP[:, begin : begin + chunk]
-        scored.append(_score_chunk(backbone, trie, memories, items, visible, mixture))
-    return torch.cat(scored, dim=1)
+        scored.append(_score_chunk(backbone, trie, memories, items, visible))
+    generated_BP = torch.cat(scored, dim=1)
+    if mixture is None:
+        return generated_BP
+    leaves = trie.path[items_BP, -1].clamp(min=0)
+    return mixture.log_probs(generated_BP, leaves, trie).masked_fill(items_BP == PAD_ITEM, -torch.inf)
 
 
 def _score_chunk(
@@ -59,7 +64,6 @@ def _score_chunk(
     memories: Sequence[Memory],
     items_BP: Tensor,
     visible_BP: Tensor | None,
-    mixture: Mixture | None,
 ) -> Tensor:
     missing = items_BP == PAD_ITEM
     path_BPL = trie.path[items_BP.masked_fill(missing, 0)]
@@ -69,7 +73,7 @@ def _score_chunk(
     total = torch.zeros(items_BP.shape, device=items_BP.device)
     for level in range(path_BPL.shape[2]):
         parents = parents_BPL[..., level]
-        log_probs = child_log_probs(logits_BPLV[:, :, level], trie.children(parents, level), mixture)
+        log_probs = child_log_probs(logits_BPLV[:, :, level], trie.children(parents, level))
         place = path_BPL[..., level] - trie.first_child[parents]
         total = total + log_probs.gather(-1, place[..., None])[..., 0]
     return total.masked_fill(missing, -torch.inf)

@@ -21,7 +21,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from genrec.decoding.trie_tensors import NO_NODE, Mixture, TrieTensors, child_log_probs, contained
+from genrec.decoding.mixture import ItemMixture
+from genrec.decoding.trie_tensors import NO_NODE, TrieTensors, child_log_probs, contained
 from genrec.errors import SettingsError
 from genrec.models.contracts import PAD_ITEM, Backbone, Batch, Memory
 from genrec.tokenizer.sid_table import PAD_TOKEN
@@ -46,11 +47,13 @@ class _Beams:
 
     Attributes:
         nodes_BK: trie node reached.
-        scores_BK: log-probability of the codes so far; -inf: no beam.
+        generated_BK: log-probability of the codes so far under the generator.
+        scores_BK: what beams are ranked by, the same or the mixture's; -inf: no beam.
         slots_BK: beam of the decoder cache that holds each beam's earlier codes.
     """
 
     nodes_BK: Tensor
+    generated_BK: Tensor
     scores_BK: Tensor
     slots_BK: Tensor
 
@@ -64,7 +67,7 @@ def generate(
     beams: int,
     exclude_BS: Tensor | None = None,
     memories: Sequence[Memory] | None = None,
-    mixture: Mixture | None = None,
+    mixture: ItemMixture | None = None,
 ) -> Ranked:
     """The k most probable items of each history, as far as a beam of this width finds them.
 
@@ -75,7 +78,7 @@ def generate(
         beams: beam width, at least k. As wide as the catalog: the exact ranking.
         exclude_BS: int64 [B, S] items that must not be listed, padded with PAD_ITEM, repeats allowed.
         memories: what to attend to in place of the encoded history and ``batch.neighbours``.
-        mixture: changes the distribution over the children of a node.
+        mixture: item distributions to mix the generator with; the scores are then the mixture's.
 
     Raises:
         SettingsError: fewer beams than k.
@@ -94,7 +97,7 @@ def generate(
         scores = torch.zeros(root.shape, device=root.device)
         if dead_LBS is not None:  # a dead node stands there once for each of its items
             scores[(dead_LBS[0] != NO_NODE).sum(dim=1) == backbone.sid_table.n_items] = -torch.inf
-        state = _Beams(root, scores, root)
+        state = _Beams(root, torch.zeros_like(scores), scores, root)
         for depth in range(backbone.sid_table.n_levels):
             active = _open_beams(state, trie)
             if active is None:
@@ -104,11 +107,15 @@ def generate(
                 cache.reorder(state.slots_BK.gather(1, active))
             tokens = trie.token[nodes] if depth else torch.full_like(nodes, PAD_TOKEN)
             children = trie.children(nodes, depth)
-            log_probs = child_log_probs(backbone.step(tokens, cache), children, mixture)
+            closed = ~children.valid_BKC | ~state.scores_BK.gather(1, active).isfinite()[..., None]
             if dead_LBS is not None:
                 gone = contained(children.nodes_BKC.flatten(1), dead_LBS[depth])
-                log_probs = log_probs.masked_fill(gone.view_as(log_probs), -torch.inf)
-            state = _best(state, active, children.nodes_BKC, log_probs, beams)
+                closed |= gone.view_as(closed)
+            log_probs = child_log_probs(backbone.step(tokens, cache), children)
+            generated = state.generated_BK.gather(1, active)[..., None] + log_probs
+            scores = generated if mixture is None else mixture.log_probs(generated, children.nodes_BKC, trie)
+            scores = scores.masked_fill(closed, -torch.inf)
+            state = _best(state, active, children.nodes_BKC, generated, scores, beams)
     return _ranked(state, trie, k)
 
 
@@ -121,17 +128,20 @@ def _open_beams(state: _Beams, trie: TrieTensors) -> Tensor | None:
     return is_open.byte().argsort(dim=1, descending=True, stable=True)[:, :n_open]
 
 
-def _best(state: _Beams, active_BA: Tensor, nodes_BAC: Tensor, log_probs_BAC: Tensor, beams: int) -> _Beams:
+def _best(
+    state: _Beams, active_BA: Tensor, nodes_BAC: Tensor, generated_BAC: Tensor, scores_BAC: Tensor, beams: int
+) -> _Beams:
     """The best beams among the children of the active beams and the beams that stay where they are."""
     width = nodes_BAC.shape[2]
-    reached = state.scores_BK.gather(1, active_BA)[..., None] + log_probs_BAC
     staying = state.scores_BK.scatter(1, active_BA, -torch.inf)
-    scores_BX = torch.cat([reached.flatten(1), staying], dim=1)
+    scores_BX = torch.cat([scores_BAC.flatten(1), staying], dim=1)
     nodes_BX = torch.cat([nodes_BAC.flatten(1), state.nodes_BK], dim=1)
+    generated_BX = torch.cat([generated_BAC.flatten(1), state.generated_BK], dim=1)
     best = scores_BX.topk(min(beams, scores_BX.shape[1]), dim=1)
     # A beam that stays is finished and never decoded again: any slot will do.
     slots = (best.indices // width).clamp(max=active_BA.shape[1] - 1)
-    return _Beams(nodes_BX.gather(1, best.indices), best.values, slots)
+    places = best.indices
+    return _Beams(nodes_BX.gather(1, places), generated_BX.gather(1, places), best.values, slots)
 
 
 def _ranked(state: _Beams, trie: TrieTensors, k: int) -> Ranked:

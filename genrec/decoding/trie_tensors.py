@@ -2,8 +2,8 @@
 
 Every probability of genrec is defined here: at a node the next code is drawn from the softmax of the
 logits over the node's *children*, so the probabilities of all items of the catalog sum to one. ``generate``
-and ``score`` both call :func:`child_log_probs`; a second source of next codes (items of retrieved neighbours)
-enters there as a :class:`Mixture`, and nowhere else.
+and ``score`` both call :func:`child_log_probs`. Other sources of items (retrieved neighbours) are mixed in by
+:class:`genrec.decoding.mixture.ItemMixture`.
 
 Shape letters: B batch, K beams or scored items, C children of a node (padded), V vocabulary, S excluded
 items, N items, M nodes, L levels.
@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -31,23 +30,14 @@ class Children:
     """Children of one trie node per beam.
 
     Attributes:
-        parents_BK: int64, the nodes.
         nodes_BKC: int64, their children, padded to the largest family.
         tokens_BKC: int64, token that leads into each child.
         valid_BKC: bool, False where a place is padding.
     """
 
-    parents_BK: Tensor
     nodes_BKC: Tensor
     tokens_BKC: Tensor
     valid_BKC: Tensor
-
-
-class Mixture(Protocol):
-    """A change of the distribution over children, the same in ``generate`` and ``score``."""
-
-    def __call__(self, log_probs_BKC: Tensor, children: Children) -> Tensor:
-        """Normalised log-probabilities [B, K, C], -inf where ``children.valid_BKC`` is False."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,7 +75,7 @@ class TrieTensors:
         place_C = torch.arange(width, device=nodes_BK.device)
         valid_BKC = place_C < count_BK[..., None]
         nodes_BKC = begin_BK[..., None] + place_C * valid_BKC
-        return Children(nodes_BK, nodes_BKC, self.token[nodes_BKC], valid_BKC)
+        return Children(nodes_BKC, self.token[nodes_BKC], valid_BKC)
 
     def dead_nodes(self, exclude_BS: Tensor) -> Tensor:
         """int64 [L, B, S], sorted: at each depth the nodes all of whose items are excluded, else NO_NODE.
@@ -125,11 +115,10 @@ def _tensors(sid_table: SidTable, device: torch.device) -> TrieTensors:
     )
 
 
-def child_log_probs(logits_BKV: Tensor, children: Children, mixture: Mixture | None = None) -> Tensor:
+def child_log_probs(logits_BKV: Tensor, children: Children) -> Tensor:
     """Log-probabilities [B, K, C] of each child given its node; -inf at padding."""
     logits_BKC = logits_BKV.float().gather(-1, children.tokens_BKC)
-    log_probs = logits_BKC.masked_fill(~children.valid_BKC, -torch.inf).log_softmax(dim=-1)
-    return log_probs if mixture is None else mixture(log_probs, children)
+    return logits_BKC.masked_fill(~children.valid_BKC, -torch.inf).log_softmax(dim=-1)
 
 
 def contained(nodes_BX: Tensor, sorted_BS: Tensor) -> Tensor:
