@@ -32,6 +32,7 @@ def cluster():
     paths = os.pathsep.join(str(Path(__file__).parents[up]) for up in (1, 2))
     environment = {"env_vars": {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}}
     ray.init(
+        address="local",
         num_cpus=2,
         include_dashboard=False,
         object_store_memory=200_000_000,
