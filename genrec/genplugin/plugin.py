@@ -10,8 +10,11 @@ Source: GENPLUGIN, arXiv 2507.03568, section 3.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -131,3 +134,12 @@ class GenPlugin(nn.Module):
 def host_weights(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """The host's part of a plug-in's checkpoint, to be loaded into the bare host."""
     return {name.removeprefix(HOST): value for name, value in state.items() if name.startswith(HOST)}
+
+
+def split_weights(weights: Path, rest: Path) -> None:
+    """Leave the host's weights in the file ``weights``, under its own names, and move the plug-in's to ``rest``."""
+    with safe_open(weights, framework="pt") as stream:
+        metadata = stream.metadata()
+    state = load_file(weights)
+    save_file({name: value for name, value in state.items() if not name.startswith(HOST)}, rest, metadata)
+    save_file(host_weights(state), weights, metadata)

@@ -7,17 +7,13 @@ needed, so that `--help`, `config` and `status` answer at once.
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from genrec.stages.stage import Context, Outcome, nested
-from genrec.stages.training import WEIGHTS
+from genrec.stages.training import EMBEDDINGS, WEIGHTS
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-EMBEDDINGS = "embeddings.safetensors"
+    pass
 
 
 def prepare(context: Context) -> Outcome:
@@ -71,10 +67,3 @@ def bundle(context: Context) -> Outcome:
         },
     )
     return Outcome(sid_version=table.version)
-
-
-def load_embeddings(directory: Path) -> NDArray[np.float32]:
-    """float32 [N, E], the item embeddings that a tokenize artifact holds."""
-    from safetensors.numpy import load_file
-
-    return load_file(directory / EMBEDDINGS)["embeddings"]

@@ -8,16 +8,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from genrec.config import Settings, TrainingSettings
-from genrec.errors import SettingsError
 from genrec.stages.stage import Context, Outcome
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from genrec.data.interactions import Interactions
     from genrec.models.sasrec import SasRec
     from genrec.training.ray_train import TaskFactory
     from genrec.training.task import Task
 
 WEIGHTS = "weights.safetensors"
+PLUGIN_WEIGHTS = "plugin.safetensors"
+EMBEDDINGS = "embeddings.safetensors"
 KEPT = ("metrics.jsonl", "tensorboard", "mlflow_run.txt")
 """What of a run's directory goes into the artifact beside the best weights; checkpoints do not."""
 
@@ -46,15 +50,17 @@ class HostFactory:
 
         settings = self.settings
         torch.manual_seed(settings.run.seed)
-        return HostTask(
-            build_backbone(settings.model, SidTable.load(self.tokenized)),
-            load_interactions(self.prepared),
-            settings.training,
-            settings.evaluation,
-            settings.run.seed,
-            settings.data.max_history,
-            causal=settings.model.encoder_attention == "causal",
-        )
+        host = build_backbone(settings.model, SidTable.load(self.tokenized))
+        data, causal = load_interactions(self.prepared), settings.model.encoder_attention == "causal"
+        common = (data, settings.training, settings.evaluation, settings.run.seed, settings.data.max_history)
+        if not settings.plugin.language:
+            return HostTask(host, *common, causal=causal)
+        from genrec.genplugin.plugin import GenPlugin
+        from genrec.training.plugin_task import PluginTask
+
+        embeddings_NE = torch.from_numpy(load_embeddings(self.tokenized))
+        plugin = GenPlugin(host, settings.model, settings.plugin, embeddings_NE)
+        return PluginTask(plugin, settings.plugin, *common, causal=causal)
 
 
 @dataclass(frozen=True)
@@ -92,12 +98,18 @@ def build_sasrec(settings: Settings, data: Interactions) -> SasRec:
 
 
 def pretrain(context: Context) -> Outcome:
-    """Train the host."""
+    """Train the host, with the plug-in if the settings attach it.
+
+    The artifact's weights are the bare host's either way; the plug-in's own lie beside them.
+    """
     settings, manifest = context.settings, context.manifests["tokenize"]
-    if settings.plugin.language:
-        raise SettingsError("plugin.language: the stages do not train the language view yet; use false")
     factory = HostFactory(settings, context.inputs["prepare"].resolve(), context.inputs["tokenize"].resolve())
-    return _train(context, factory, settings.training, manifest.sid_version)
+    outcome = _train(context, factory, settings.training, manifest.sid_version)
+    if settings.plugin.language:
+        from genrec.genplugin.plugin import split_weights
+
+        split_weights(context.out / WEIGHTS, context.out / PLUGIN_WEIGHTS)
+    return outcome
 
 
 def sasrec(context: Context) -> Outcome:
@@ -137,3 +149,10 @@ def _train(context: Context, factory: TaskFactory, training: TrainingSettings, s
         "stopped": result.stopped,
     }
     return Outcome(metrics=metrics, sid_version=sid_version)
+
+
+def load_embeddings(directory: Path) -> NDArray[np.float32]:
+    """float32 [N, E], the item embeddings that a tokenize artifact holds."""
+    from safetensors.numpy import load_file
+
+    return load_file(directory / EMBEDDINGS)["embeddings"]
