@@ -207,8 +207,8 @@ class RetrievalSettings(Section):
     merge: Literal["union", "intersection-first"] = Field(
         "union", description="intersection-first (the paper): users that both paths propose come before all others"
     )
-    rerank: Literal["representation", "paths", "both"] = Field(
-        "both", description="order by cosine of representations (the paper), by the paths' own ranks, or by all ranks"
+    rerank: Literal["fused", "representation", "paths"] = Field(
+        "fused", description="order by BM25 and representation, by representation alone (the paper), or by the paths"
     )
     max_history: PositiveInt = Field(20, description="latest items that make a user's document and query")
     bm25_engine: Literal["bm25s", "rank-bm25"] = Field(

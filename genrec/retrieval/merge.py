@@ -2,58 +2,61 @@
 
 The paper (GENPLUGIN, section on retrieval) takes the users that both paths propose first, fills up from the
 others, and orders them by the cosine of mean-pooled states of the learned ID encoder: rule
-"intersection-first" with order "representation". Rule "union" lets all candidates compete. Order "paths"
-sums what the paths' own ranks say (reciprocal rank fusion, Cormack et al., SIGIR 2009: 1 / (60 + rank));
-"both" adds the rank by representation as a further voice.
+"intersection-first" with order "representation". Rule "union" lets all candidates compete. Order "fused"
+adds what the text path says: reciprocal rank fusion (Cormack et al., SIGIR 2009), the sum of 1 / (60 + rank)
+over the rank by BM25 (nothing for a user it did not propose) and the rank by representation. The
+collaborative path's own rank has no voice there, because on Beauty it made the result worse
+(docs/experiments.md). Order "paths" fuses the ranks of the paths alone and needs no representation.
 
 Shape letters: B queries, Z candidates of a path, C candidates of all paths, D width, V kept.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from genrec.errors import SettingsError
 from genrec.retrieval.collaborative_path import cosines, unit_rows
 from genrec.retrieval.neighbours import PAD_USER, Neighbours, rank_keys, top_keys
 
 FUSION_CONSTANT = 60
 Rule = Literal["union", "intersection-first"]
-Order = Literal["representation", "paths", "both"]
+Order = Literal["fused", "representation", "paths"]
 
 
 def merge_paths(
-    paths: Sequence[Neighbours],
+    paths: Mapping[str, Neighbours],
     v: int,
     *,
     rule: Rule = "union",
-    order: Order = "both",
+    order: Order = "fused",
     queries_BD: NDArray[np.float32] | None = None,
     vectors_UD: NDArray[np.float32] | None = None,
 ) -> Neighbours:
     """The ``v`` best of the users that any path proposes.
 
     Args:
-        paths: candidates of each path, ranked.
+        paths: "text", "collaborative" -> candidates, ranked.
         v: how many to keep.
         rule: whether users of every path come first.
-        order: what orders them; "representation" and "both" need the vectors.
+        order: what orders them; "representation" and "fused" need the vectors.
         queries_BD: float [B, D], each query's mean-pooled representation.
         vectors_UD: float32 [U, D], the users' representations, rows of length 1 (``unit_rows``).
 
     Returns:
-        The kept users with the scores that order them: cosine or fused reciprocal ranks in (0, 1], and 2 more
-        for a user of every path under "intersection-first".
+        The kept users with the scores that order them: cosine or fused reciprocal ranks, and 4 more for a user
+        of every path under "intersection-first".
     """
-    users_BC, fused_BC, proposals_BC = _pooled(paths)
-    if order == "paths":
-        scores_BC = fused_BC
-    else:
+    voices = {name: float(order == "paths" or (order == "fused" and name == "text")) for name in paths}
+    users_BC, fused_BC, proposals_BC = _pooled(list(paths.values()), list(voices.values()))
+    scores_BC = fused_BC
+    if order != "paths":
         if queries_BD is None or vectors_UD is None:
-            raise ValueError(f"retrieval.rerank: {order!r} needs representations; without them use 'paths'")
+            raise SettingsError(f"retrieval.rerank: {order!r} needs representations; without them use 'paths'")
         cosine_BC = cosines(unit_rows(queries_BD), vectors_UD, users_BC)
         scores_BC = cosine_BC if order == "representation" else fused_BC + _reciprocal_ranks(cosine_BC, users_BC)
     if rule == "intersection-first":
@@ -62,14 +65,16 @@ def merge_paths(
 
 
 def _pooled(
-    paths: Sequence[Neighbours],
+    paths: Sequence[Neighbours], voices: Sequence[float]
 ) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.int64]]:
-    """Distinct users of all paths (PAD_USER in between), their summed reciprocal ranks, their number of paths."""
+    """Distinct users of all paths (PAD_USER in between), their summed reciprocal ranks, how many paths have them."""
     users_BC = np.concatenate([path.users_BZ for path in paths], axis=1)
-    ranks_C = np.concatenate([np.arange(path.users_BZ.shape[1]) for path in paths])
+    shares = [
+        voice / (FUSION_CONSTANT + 1 + np.arange(p.users_BZ.shape[1])) for p, voice in zip(paths, voices, strict=True)
+    ]
     order_BC = np.argsort(users_BC, axis=1, kind="stable")
     users_BC = np.take_along_axis(users_BC, order_BC, axis=1)
-    shares_BC = 1 / (FUSION_CONSTANT + 1 + ranks_C[order_BC])
+    shares_BC = np.concatenate(shares)[order_BC]
     fused_BC, proposals_BC = shares_BC.copy(), np.ones(users_BC.shape, dtype=np.int64)
     repeated_BC = np.zeros(users_BC.shape, dtype=bool)
     for gap in range(1, len(paths)):  # a user stands at most once in a path

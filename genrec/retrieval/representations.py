@@ -100,5 +100,5 @@ def _in_parts(
     for begin in range(0, len(histories_BT), ROWS_AT_ONCE):
         rows_BT = latest_items(histories_BT[begin : begin + ROWS_AT_ONCE], max_history)
         vectors_BD = encode(torch.from_numpy(rows_BT).to(device)).float().cpu().numpy()
-        parts.append(np.where((rows_BT >= 0).any(axis=1)[:, None], vectors_BD, np.float32(0)))
+        parts.append(np.where((rows_BT[:, :1] >= 0), vectors_BD, np.float32(0)))
     return np.concatenate(parts) if parts else np.empty((0, 0), dtype=np.float32)

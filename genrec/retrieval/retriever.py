@@ -9,7 +9,7 @@ Shape letters: B queries, T history items, U users, D width.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -74,27 +74,24 @@ class Retriever:
         interactions: Interactions,
         settings: RetrievalSettings,
         *,
-        item_texts: Sequence[str] = (),
         user_vectors: Mapping[str, NDArray[np.float32]] | None = None,
         item_knn: DenseScorer | None = None,
-        with_text: bool = True,
+        text: Bm25Users | None = None,
     ) -> Retriever:
         """Index the training part of all users.
 
         Args:
             interactions: the prepared data.
             settings: the retrieval section.
-            item_texts: N texts, for the text path.
             user_vectors: "collaborative" and "representation" -> float [U, D], made of the training items alone.
             item_knn: fitted on the training part, for the vote source of that name.
-            with_text: False: the text path's results will be handed to :meth:`retrieve`.
+            text: the text path, fitted; None: its results will be handed to :meth:`retrieve`.
 
         Raises:
             SettingsError: the settings ask for a path or a source that was given nothing to work with.
         """
         vectors = {} if user_vectors is None else user_vectors
         _check(settings, vectors, item_knn)
-        text = Bm25Users.fit(interactions, item_texts, settings) if with_text and "text" in settings.paths else None
         collaborative = (
             CollaborativeUsers.fit(vectors[COLLABORATIVE], settings) if COLLABORATIVE in settings.paths else None
         )
@@ -138,14 +135,14 @@ class Retriever:
             )
         query_vectors = None if self.representations_UD is None else encoders[REPRESENTATION](recent_BT)
         neighbours = merge_paths(
-            [paths[path] for path in settings.paths],
+            paths,
             settings.neighbours,
             rule=settings.merge,
             order=settings.rerank,
             queries_BD=query_vectors,
             vectors_UD=self.representations_UD,
         )
-        votes = {
+        votes: dict[str, SparseItems] = {
             source: self._votes(source, recent_BT, users_B, seen_BT, {**paths, "neighbours": neighbours})
             for source in settings.vote_sources
         }
@@ -154,7 +151,7 @@ class Retriever:
     def _text(self, recent_BT: NDArray[np.int64], users_B: NDArray[np.int64], text: Neighbours | None) -> Neighbours:
         if text is not None:
             return text
-        assert self.text is not None, "fitted without the text path, whose results must then be given"
+        assert self.text is not None, "fitted without the text path: hand in its results"
         return self.text.search(recent_BT, users_B, self.settings.candidates)
 
     def _collaborative(

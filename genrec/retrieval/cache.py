@@ -1,0 +1,90 @@
+"""Retrieval caches by Ray Data: the units of :mod:`genrec.retrieval.cache_units` done by pools of actors.
+
+The interactions, the index and each BM25 shard are put into the object store once; actors on one node
+share them without a copy, and Ray spills what does not fit. An actor loads its models once and holds one
+block of queries and one shard at a time, so memory does not grow with the number of queries. The directory
+must be storage that all nodes see.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+import ray.data
+from numpy.typing import NDArray
+
+from genrec.errors import SettingsError
+from genrec.retrieval.cache_table import CacheKey
+from genrec.retrieval.cache_units import CacheInputs, TextWorker, Unit, Worker
+from genrec.retrieval.cache_work import CacheReport, build
+
+
+def build_cache(directory: Path, inputs: CacheInputs, key: CacheKey) -> CacheReport:
+    """Build the cache with Ray's actors; equal to :func:`~genrec.retrieval.cache_work.build_cache_local`.
+
+    A finished cache of the same key is left as it is; an unfinished one is gone on with.
+
+    Args:
+        directory: where the cache is or will be, on storage that all nodes see.
+        inputs: what it is made from.
+        key: ``inputs.key(...)``.
+
+    Raises:
+        ArtifactError: the directory holds a cache of another key.
+        SettingsError: Ray is not running, or an encoder or item-kNN is missing that the settings need.
+    """
+    if not ray.is_initialized():
+        raise SettingsError("ray: no cluster is connected; call ray.init first, or use build_cache_local")
+
+    def execute(units: Sequence[Unit], make: Callable[..., Worker], given: Sequence[object]) -> Iterator[None]:
+        actors = _actors(inputs.settings.workers, len(units))
+        rows = [asdict(unit) for unit in units]
+        # Few units at a time with each actor, in their order: an actor then seldom changes its shard.
+        dataset = ray.data.from_items(rows, override_num_blocks=min(len(units), 4 * actors))
+        done = dataset.map_batches(
+            _Actor,
+            fn_constructor_args=(make, list(given)),
+            batch_size=1,
+            compute=ray.data.ActorPoolStrategy(size=actors),
+            num_cpus=1,
+        )
+        for batch in done.iter_batches(batch_size=1):
+            yield from (None for _ in batch["block"])
+
+    return build(directory, inputs, key, execute, share=ray.put, shard_users=inputs.settings.shard_users)
+
+
+class _Actor:
+    """Holds one worker, made from values of the object store."""
+
+    def __init__(self, make: Callable[..., Worker], given: Sequence[object]) -> None:
+        if make is TextWorker:  # the shards stay in the store until their turn
+            *given, shards = given
+            given = [*given, [_Fetch(shard) for shard in shards]]  # type: ignore[attr-defined]
+        self.worker = make(*[ray.get(value) if isinstance(value, ray.ObjectRef) else value for value in given])
+
+    def __call__(self, batch: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        for part, block, shard in zip(batch["part"], batch["block"], batch["shard"], strict=True):
+            self.worker(Unit(str(part), int(block), int(shard)))
+        return {"block": np.asarray(batch["block"])}
+
+
+class _Fetch:
+    """Fetches a value from the object store when called."""
+
+    def __init__(self, reference: Any) -> None:
+        self.reference = reference
+
+    def __call__(self) -> Any:
+        return ray.get(self.reference)
+
+
+def _actors(workers: int | None, units: int) -> int:
+    """As many actors as CPUs, one CPU left to Ray Data's own tasks."""
+    cpus = int(ray.cluster_resources().get("CPU", 1))  # type: ignore[no-untyped-call]
+    return max(1, min(cpus - 1 if workers is None else min(workers, cpus), units))
