@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -55,21 +55,21 @@ class Zygote:
             [sys.executable, str(Path(__file__).with_name("pipeline_zygote.py"))],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
+            stderr=settings.with_suffix(".log").open("w"),
             text=True,
             cwd=ROOT,
             env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
         )
-        assert self._line() == "ready"
+        assert self._line() == "ready", settings.with_suffix(".log").read_text()
 
-    def run(self, kill_after: float | None = None) -> int:
-        """Exit status of one run, killed after so many seconds if it still works then."""
+    def run(self, kill_at: Callable[[], None] | None = None) -> int:
+        """Exit status of one run; with ``kill_at`` it is killed when that returns, unless it has ended by then."""
         self.process.stdin.write(self.command)
         self.process.stdin.flush()
         child = int(self._line())
-        if kill_after is not None:
-            time.sleep(kill_after)
-            # The zygote waits for its child, so a number that is gone cannot be another process yet for long.
+        if kill_at is not None:
+            kill_at()
+            # The child is not reaped before it is killed or has ended, so the number is still its own.
             if Path(f"/proc/{child}").exists():
                 os.kill(child, signal.SIGKILL)
         return int(self._line())
@@ -116,8 +116,25 @@ def artifacts(runs: Path) -> dict[str, bytes]:
     return found
 
 
-def working_stage(runs: Path) -> str:
-    """The stage that was being made when the run was killed."""
+def moment(runs: Path, stage: str, delay: float) -> Callable[[], None]:
+    """Waits until ``stage`` is being made, and ``delay`` seconds more (or less, if it is not so far in a while)."""
+    began = time.time()
+
+    def working() -> bool:
+        """The stage's working directory is there, and of this attempt: what a killed one left is older."""
+        return any(path.stat().st_mtime > began for path in (runs / "artifacts" / stage).glob(".*.partial"))
+
+    def wait() -> None:
+        patience = time.monotonic() + 120
+        while not working() and time.monotonic() < patience:
+            time.sleep(0.001)
+        time.sleep(delay)
+
+    return wait
+
+
+def where(runs: Path) -> str:
+    """What the killed run was at."""
     for path in (runs / "artifacts").glob("*/.*.partial"):
         return path.parent.name
     return "between stages"
@@ -125,30 +142,32 @@ def working_stage(runs: Path) -> str:
 
 def test_kill_at_random_points_of_the_pipeline(zygote, folder, capsys):
     runs = folder / "runs"
-    began = time.monotonic()
     assert zygote.run() == 0
-    duration = time.monotonic() - began
     reference = artifacts(runs)
     assert {label.split("/")[0] for label in reference} == set(STAGES)
+    manifests = [read_manifest(path) for path in (runs / "artifacts").glob("*/[!.]*")]
+    seconds = {manifest.stage: manifest.metrics["seconds"] for manifest in manifests}
+    order = list(STAGES)
     rng, landed, rounds = random.Random(0), Counter(), 0
     while landed.total() < KILLS:
         shutil.rmtree(runs)
         rounds += 1
-        while True:
-            status = zygote.run(kill_after=rng.uniform(0.02, 0.7) * duration)
-            if status == 0:
-                break
-            assert status == -signal.SIGKILL
-            landed[working_stage(runs)] += 1
-            finished = artifacts(runs)  # verifies whatever looks finished
-            assert all(reference[label] == content for label, content in finished.items())
+        for stage in sorted(rng.choices(order, k=5), key=order.index):
+            if any((runs / "artifacts" / stage).glob("[!.]*")):
+                continue
+            status = zygote.run(moment(runs, stage, rng.uniform(0, 1.05) * seconds[stage]))
+            assert status in (0, -signal.SIGKILL)
+            landed[where(runs)] += status != 0
+            so_far = artifacts(runs)  # verifies whatever looks finished
+            assert all(reference[label] == content for label, content in so_far.items())
+        assert zygote.run() == 0
         final = artifacts(runs)
         assert set(final) == set(reference)
         assert [label for label in reference if final[label] != reference[label]] == []
         left = [p for p in (runs / "artifacts").glob("*/.*") if not p.name.endswith(".lock")]
         assert left == [], "a finished run leaves no working or scratch directory"
     with capsys.disabled():
-        print(f"\n{landed.total()} kills in {rounds} rounds of {duration:.1f} s: {dict(landed)}")
+        print(f"\n{landed.total()} kills in {rounds} rounds: {dict(landed)}")
 
 
 def test_byte_flips_of_every_artifact_are_refused(zygote, folder):

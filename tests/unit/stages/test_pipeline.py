@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import multiprocessing
 import os
@@ -172,7 +173,7 @@ def test_run_folder_moves_with_its_directory(tmp_path, raw):
 @pytest.mark.parametrize("name", ["artifacts", "bundles", "cache"])
 def test_run_names_of_own_folders_are_refused(tmp_path, raw, name):
     taken = Settings.model_validate({"run": {"name": name, "directory": str(tmp_path)}})
-    with pytest.raises(SettingsError, match="run.name"):
+    with pytest.raises(SettingsError, match=r"run\.name"):
         Pipeline(taken, stages=toy_stages([], raw))
 
 
@@ -198,7 +199,7 @@ def test_processes_that_want_the_same_artifact_make_it_once(tmp_path, raw):
     for racer in racers:
         racer.join(timeout=60)
         assert racer.exitcode == 0
-    assert sorted(sum(calls, [])) == ["evaluate", "prepare", "tokenize"]
+    assert sorted(itertools.chain(*calls)) == ["evaluate", "prepare", "tokenize"]
 
 
 def test_killed_resumable_stage_finds_its_scratch_again(tmp_path, raw):

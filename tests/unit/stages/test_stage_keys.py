@@ -35,11 +35,15 @@ SPECIAL = {
     "data.max_history": {"sasrec", "pretrain", "evaluate"},
     "evaluation.seen_items": {"sasrec", "pretrain", "evaluate"},
     "evaluation.beams": {"pretrain", "evaluate"},
-    **dict.fromkeys(
-        [f"training.{leaf}" for leaf in ("strategy", "workers", "warmup_share", "schedule", "clip_norm", "precision")]
-        + ["training.validate_every", "training.validation_users", "training.workers_min"],
-        {"sasrec", "pretrain"},
-    ),
+    "training.strategy": {"sasrec", "pretrain"},
+    "training.workers": {"sasrec", "pretrain"},
+    "training.workers_min": {"sasrec", "pretrain"},
+    "training.warmup_share": {"sasrec", "pretrain"},
+    "training.schedule": {"sasrec", "pretrain"},
+    "training.clip_norm": {"sasrec", "pretrain"},
+    "training.precision": {"sasrec", "pretrain"},
+    "training.validate_every": {"sasrec", "pretrain"},
+    "training.validation_users": {"sasrec", "pretrain"},
 }
 SECTIONS = {
     "data": {"prepare"},
