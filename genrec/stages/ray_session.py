@@ -30,6 +30,7 @@ def connect(settings: RaySettings) -> None:
         return
     logger.info("starting a local Ray cluster")
     ray.init(
+        address="local",  # never another cluster that happens to run on this machine
         num_cpus=settings.num_cpus,
         object_store_memory=settings.object_store_mib * 2**20,
         include_dashboard=settings.dashboard,
