@@ -8,6 +8,7 @@ is done: a killed run repeats at most one group.
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -59,9 +60,8 @@ def encode_catalog(
 def _encoded_batches(texts: Sequence[str], encoder: TextEncoder, batch_size: int) -> Iterator[Encoded]:
     order = np.argsort([len(text) for text in texts], kind="stable")
     batches = [order[begin : begin + batch_size] for begin in range(0, len(order), batch_size)]
-    import ray
-
-    if ray.is_initialized() and len(batches) > 1:
+    ray = sys.modules.get("ray")  # who initialised it has imported it; importing costs seconds
+    if ray is not None and ray.is_initialized() and len(batches) > 1:
         yield from _by_actors(texts, batches, encoder)
         return
     for rows in batches:

@@ -66,9 +66,9 @@ def compare(directory: Path, names: Sequence[str], evaluation: EvaluationSetting
 
 
 def _runs(directory: Path, name: str) -> list[_Run]:
-    from genrec.evaluation.rank import load_frame
-
     path = open_stage(directory, name, "evaluate")
+    from genrec.evaluation.rank import load_frame  # brings torch; a misspelt name is told without it
+
     manifests = _chain(ArtifactStore(directory / "artifacts"), read_manifest(path, verify_files=False))
     dataset = json.loads((path / METRICS).read_bytes())[0]["dataset"]
     return [

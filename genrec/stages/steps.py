@@ -7,13 +7,9 @@ needed, so that `--help`, `config` and `status` answer at once.
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
 
 from genrec.stages.stage import Context, Outcome, nested
 from genrec.stages.training import EMBEDDINGS, WEIGHTS
-
-if TYPE_CHECKING:
-    pass
 
 
 def prepare(context: Context) -> Outcome:
