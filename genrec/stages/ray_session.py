@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import socket
 
 from genrec.config import RaySettings
 from genrec.errors import SettingsError
 
 logger = logging.getLogger(__name__)
+PROBE_S = 10.0
 
 
 def connect(settings: RaySettings) -> None:
@@ -22,8 +24,9 @@ def connect(settings: RaySettings) -> None:
         return
     if settings.address is not None:
         try:
+            _probe(settings.address)
             ray.init(address=settings.address, log_to_driver=False)
-        except (ConnectionError, RuntimeError, ValueError) as error:
+        except (OSError, RuntimeError, ValueError) as error:
             raise SettingsError(
                 f"ray.address: no cluster at {settings.address!r} ({error}); null starts one"
             ) from error
@@ -38,3 +41,10 @@ def connect(settings: RaySettings) -> None:
         log_to_driver=False,
         logging_level=logging.WARNING,
     )
+
+
+def _probe(address: str) -> None:
+    """Raise OSError at once if nothing listens at ``host:port``; Ray itself would try for minutes."""
+    host, colon, port = address.rpartition("://")[2].rpartition(":")
+    if colon and port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=PROBE_S).close()

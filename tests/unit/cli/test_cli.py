@@ -10,7 +10,9 @@ import pytest
 import yaml
 
 from genrec.cli import STAGE_VERBS, main
-from genrec.config import load_settings
+from genrec.config import RaySettings, load_settings
+from genrec.errors import SettingsError
+from genrec.stages.ray_session import connect
 
 ROOT = Path(__file__).parents[3]
 VERBS = ["config", "status", *STAGE_VERBS, "run", "recommend", "compare"]
@@ -78,6 +80,12 @@ def test_mistakes_are_one_message_and_exit_code_two(arguments, message, capsys):
     assert message in captured.err
     assert "Traceback" not in captured.err
     assert captured.out == ""
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1", "127.0.0.1:99999999"])
+def test_a_cluster_that_does_not_answer_is_told_at_once(address):
+    with pytest.raises(SettingsError, match=f"ray.address: no cluster at '{address}' .*null starts one"):
+        connect(RaySettings(address=address))
 
 
 def test_verbose_adds_the_traceback():
