@@ -55,7 +55,9 @@ def _parser() -> argparse.ArgumentParser:
         "--set", dest="overrides", action="append", default=[], metavar="a.b=c", help="override one setting; repeatable"
     )
     common.add_argument(
-        "--strategy", choices=("single", "ddp", "deepspeed"), help="short for --set training.strategy=..."
+        "--strategy",
+        choices=("single", "ddp", "deepspeed"),
+        help="short for --set training.strategy=... (single: one worker)",
     )
     common.add_argument("--verbose", "-v", action="store_true", help="log more, and show tracebacks")
     parser = argparse.ArgumentParser(prog="genrec", description="From interactions to generated recommendations.")
@@ -98,6 +100,8 @@ STAGE_VERBS = {
 
 def _settings(options: argparse.Namespace) -> Settings:
     overrides = list(options.overrides)
+    if options.strategy == "single":
+        overrides.insert(0, "training.workers=1")  # over a preset's, but not over a --set that says otherwise
     if options.strategy:
         overrides.append(f"training.strategy={options.strategy}")
     return load_settings(options.config, preset=options.preset, overrides=overrides)

@@ -53,6 +53,12 @@ def test_config_prints_the_resolved_tree(capsys):
     assert (tree["training"]["epochs"], tree["training"]["strategy"]) == (3, "single")
 
 
+def test_strategy_single_means_one_worker_whatever_the_preset_says(capsys, tmp_path):
+    (tmp_path / "s.yaml").write_text("presets: {big: {training: {workers: 4}}}")
+    assert main(["config", "--config", "s.yaml", "--preset", "big", "--strategy", "single"]) == 0
+    assert yaml.safe_load(capsys.readouterr().out)["training"]["workers"] == 1
+
+
 def test_config_of_every_preset_reads_back(capsys, tmp_path):
     path = ROOT / "ray_config.yaml"
     for preset in yaml.safe_load(path.read_text())["presets"]:
