@@ -85,7 +85,7 @@ class TokenizerSettings(Section):
 
 
 class ModelSettings(Section):
-    """The host backbone. Defaults are the paper's shape (FACTS: T5, 4 + 4 layers, d 128)."""
+    """The host backbone. Defaults are the shape that GENPLUGIN's paper gives its hosts."""
 
     backbone: Literal["tiger"] = "tiger"
     d_model: PositiveInt = 128
@@ -175,7 +175,7 @@ class TrainingSettings(Section):
 
 
 class SasRecSettings(Section):
-    """The tuned SASRec of every table (FACTS: d 128, 2 blocks, 2 heads, dropout .4, AdamW 3e-3)."""
+    """The tuned SASRec of every table (d 128, 2 blocks, 2 heads, dropout .4, AdamW 3e-3)."""
 
     d_model: PositiveInt = 128
     layers: PositiveInt = 2
@@ -190,8 +190,9 @@ class SasRecSettings(Section):
 
 
 class ItemKNNSettings(Section):
-    """Co-occurrence item-kNN (FACTS: the honest baseline)."""
+    """Co-occurrence item-kNN, what a user would try first."""
 
+    tune: bool = Field(True, description="choose the values below on validation targets, beginning with these")
     window: PositiveInt = Field(5, description="steps within which two items count as together, weight 1/gap")
     reverse: NonNegativeFloat = Field(0.5, description="weight of the transposed counts")
     degree_power: NonNegativeFloat = Field(0.5, description="columns are scaled by degree ** -this")

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from genrec.config import EvaluationSettings, ItemKNNSettings
 from genrec.data.interactions import Interactions
 from genrec.evaluation.metrics import gains
@@ -26,6 +28,7 @@ def tune_item_knn(
     evaluation: EvaluationSettings,
     *,
     max_history: int,
+    users: int | None = 5000,
     decays: Sequence[float] = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95),
     windows: Sequence[int] = (3, 5, 10, 20),
     reverses: Sequence[float] = (0.25, 0.5, 1.0),
@@ -41,6 +44,7 @@ def tune_item_knn(
         start: where to begin; one point of the grid or not.
         evaluation: list length and seen-item policy.
         max_history: latest items of the history that count.
+        users: validation users that judge, a fixed sample; None: all.
         decays: grid of `decay`.
         windows: grid of `window`.
         reverses: grid of `reverse`.
@@ -51,11 +55,16 @@ def tune_item_knn(
     """
     cutoff = min(10, max(evaluation.cutoffs))
     scored: dict[ItemKNNSettings, float] = {}
+    judges = interactions.users_with("valid")
+    if users is not None and len(judges) > users:
+        judges = np.sort(np.random.default_rng(0).choice(judges, users, replace=False))
 
     def score(settings: ItemKNNSettings) -> float:
         if settings not in scored:
             fitted = ItemKNN.fit(interactions, settings)
-            frame = rank_dense(fitted, interactions, "valid", evaluation, max_history=max_history, model="item-kNN")
+            frame = rank_dense(
+                fitted, interactions, "valid", evaluation, max_history=max_history, model="item-kNN", users=judges
+            )
             scored[settings] = float(gains(frame, f"ndcg@{cutoff}").mean())
         return scored[settings]
 

@@ -19,6 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from genrec.models import fused
+
 MASKED = -1e9
 """Added to a score that must not count. Finite, so that a row with nothing to see stays finite in bf16 too."""
 
@@ -88,7 +90,7 @@ class RMSNorm(nn.Module):
 
     def forward(self, states: Tensor) -> Tensor:
         """Same shape as ``states`` [..., D]."""
-        return functional.rms_norm(states, self.weight.shape, self.weight, self.eps)
+        return fused.rms_norm(states, self.weight, self.eps)
 
 
 def drawn_linear(d_in: int, d_out: int, std: float) -> nn.Linear:
@@ -96,16 +98,6 @@ def drawn_linear(d_in: int, d_out: int, std: float) -> nn.Linear:
     layer = nn.Linear(d_in, d_out, bias=False)
     nn.init.normal_(layer.weight, std=std)
     return layer
-
-
-def _heads(states: Tensor, heads: int) -> Tensor:
-    """[B, T, H*d] -> [B, H, T, d]."""
-    return states.view(*states.shape[:-1], heads, -1).transpose(-3, -2)
-
-
-def _merged(states: Tensor) -> Tensor:
-    """[B, H, T, d] -> [B, T, H*d]."""
-    return states.transpose(-3, -2).flatten(-2)
 
 
 @dataclass(frozen=True)
@@ -159,8 +151,7 @@ class SelfAttention(nn.Module):
         qkv = self.qkv(states)
         if packing is not None:
             qkv = packing.unpack(qkv)
-        query, key, value = (_heads(part, self.heads) for part in qkv.chunk(3, dim=-1))
-        mixed = _merged(attend(query, key, value, bias, self.dropout if self.training else 0.0))
+        mixed = fused.self_attention(qkv, bias, self.heads, self.dropout if self.training else 0.0)
         return self.out(mixed if packing is None else packing.pack(mixed))
 
     def step(self, states_XD: Tensor, bias_SH: Tensor, kept_S2XI: Tensor) -> Tensor:
@@ -198,15 +189,9 @@ class CrossAttention(nn.Module):
 
     def forward(self, states_BQD: Tensor, key_BHTd: Tensor, value_BHTd: Tensor, mask: Tensor | None) -> Tensor:
         """[B, Q, D]; ``mask`` additive, broadcastable to [B, 1, Q, T], None where all is visible."""
-        query = _heads(self.query(states_BQD), self.heads)
-        return self.out(_merged(attend(query, key_BHTd, value_BHTd, mask, self.dropout if self.training else 0.0)))
-
-
-def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, dropout: float) -> Tensor:
-    """softmax(q k^T + bias) v without scaling; [B, H, Q, d]."""
-    if bias is not None and bias.dtype != query.dtype:
-        bias = bias.to(query.dtype)
-    return functional.scaled_dot_product_attention(query, key, value, attn_mask=bias, dropout_p=dropout, scale=1.0)
+        query = self.query(states_BQD).view(*states_BQD.shape[:-1], self.heads, -1).transpose(1, 2)
+        dropout = self.dropout if self.training else 0.0
+        return self.out(fused.merged(fused.attention(query, key_BHTd, value_BHTd, mask, dropout)))
 
 
 def additive(visible: Tensor) -> Tensor:

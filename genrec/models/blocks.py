@@ -14,9 +14,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from genrec.config import ModelSettings
+from genrec.models import fused
 from genrec.models.attention import (
     CrossAttention,
     Packing,
@@ -39,8 +39,7 @@ class FeedForward(nn.Module):
 
     def forward(self, states: Tensor) -> Tensor:
         """Same shape as ``states`` [..., D]."""
-        hidden = functional.relu(self.wide(states))
-        return self.narrow(functional.dropout(hidden, self.dropout, self.training))
+        return self.narrow(fused.relu_dropout(self.wide(states), self.dropout, self.training))
 
 
 class EncoderLayer(nn.Module):
@@ -52,12 +51,15 @@ class EncoderLayer(nn.Module):
         self.attention = SelfAttention(settings.d_model, settings.heads, settings.d_head, settings.dropout)
         self.feed_norm = RMSNorm(settings.d_model)
         self.feed = FeedForward(settings.d_model, settings.d_ff, settings.dropout)
-        self.dropout = nn.Dropout(settings.dropout)
+        self.dropout = settings.dropout
 
     def forward(self, states: Tensor, bias: Tensor, packing: Packing | None) -> Tensor:
         """Same shape as ``states`` [B, T, D] or packed [X, D]; ``bias`` additive [1 or B, H, T, T]."""
-        states = states + self.dropout(self.attention(self.attention_norm(states), bias, packing))
-        return states + self.dropout(self.feed(self.feed_norm(states)))
+        states = self._add(states, self.attention(self.attention_norm(states), bias, packing))
+        return self._add(states, self.feed(self.feed_norm(states)))
+
+    def _add(self, states: Tensor, branch: Tensor) -> Tensor:
+        return fused.add_dropped(states, branch, self.dropout, self.training)
 
 
 class Encoder(nn.Module):
@@ -74,7 +76,7 @@ class Encoder(nn.Module):
         )
         self.layers = nn.ModuleList(EncoderLayer(settings) for _ in range(settings.encoder_layers))
         self.norm = RMSNorm(settings.d_model)
-        self.dropout = nn.Dropout(settings.dropout)
+        self.dropout = settings.dropout
 
     def forward(self, embedded_BTD: Tensor, mask: Tensor | None, packing: Packing | None = None) -> Tensor:
         """States [B, T, D]; zeros at padding if packed.
@@ -87,11 +89,14 @@ class Encoder(nn.Module):
         bias = self.bias(embedded_BTD.shape[1])
         if mask is not None:
             bias = bias + mask
-        states = self.dropout(embedded_BTD if packing is None else packing.pack(embedded_BTD))
+        states = self._dropped(embedded_BTD if packing is None else packing.pack(embedded_BTD))
         for layer in self.layers:
             states = layer(states, bias, packing)
-        states = self.dropout(self.norm(states))
+        states = self._dropped(self.norm(states))
         return states if packing is None else packing.unpack(states)
+
+    def _dropped(self, states: Tensor) -> Tensor:
+        return fused.dropout(states, self.dropout, self.training)
 
 
 @dataclass(frozen=True)
@@ -122,7 +127,7 @@ class DecoderLayer(nn.Module):
         self.cross = CrossAttention(*shape)
         self.feed_norm = RMSNorm(settings.d_model)
         self.feed = FeedForward(settings.d_model, settings.d_ff, settings.dropout)
-        self.dropout = nn.Dropout(settings.dropout)
+        self.dropout = settings.dropout
 
     def forward(self, states_BPSD: Tensor, bias: Tensor, seen: MemoryKeys, layer: int) -> Tensor:
         """[B, P, S, D]; ``bias`` additive [1, H, S, S]."""
@@ -136,12 +141,15 @@ class DecoderLayer(nn.Module):
 
     def _further(self, states: Tensor, own: Tensor, seen: MemoryKeys, layer: int) -> Tensor:
         """What follows self-attention, whose result is ``own``."""
-        states = states + self.dropout(own)
+        states = self._add(states, own)
         cross = self.cross(self.cross_norm(states).flatten(1, 2), *seen.keys_values[layer], seen.mask)
         if seen.any_visible is not None:
             cross = cross * seen.any_visible
-        states = states + self.dropout(cross.view_as(states))
-        return states + self.dropout(self.feed(self.feed_norm(states)))
+        states = self._add(states, cross.view_as(states))
+        return self._add(states, self.feed(self.feed_norm(states)))
+
+    def _add(self, states: Tensor, branch: Tensor) -> Tensor:
+        return fused.add_dropped(states, branch, self.dropout, self.training)
 
 
 class Decoder(nn.Module):
@@ -163,7 +171,7 @@ class Decoder(nn.Module):
             settings.d_model, settings.decoder_layers * 2 * self.inner, settings.d_model**-0.5
         )
         self.norm = RMSNorm(settings.d_model)
-        self.dropout = nn.Dropout(settings.dropout)
+        self.dropout = settings.dropout
 
     def read(self, states_BTD: Tensor, visible: Tensor, n_positions: int, packing: Packing | None = None) -> MemoryKeys:
         """Project the memories once for the cross-attention of all layers.
@@ -193,10 +201,10 @@ class Decoder(nn.Module):
         S = embedded_BPSD.shape[2]
         earlier = torch.ones(S, S, dtype=torch.bool, device=embedded_BPSD.device).tril()
         bias = self.bias(S) + additive(earlier)
-        states = self.dropout(embedded_BPSD)
+        states = self._dropped(embedded_BPSD)
         for index, layer in enumerate(self.layers):
             states = layer(states, bias, seen, index)
-        return self.dropout(self.norm(states))
+        return self._dropped(self.norm(states))
 
     def step(self, embedded_BKD: Tensor, seen: MemoryKeys, kept: Tensor, bias_SH: Tensor) -> Tensor:
         """States [B, K, D] of one further position of each beam.
@@ -211,3 +219,6 @@ class Decoder(nn.Module):
         for index, layer in enumerate(self.layers):
             states = layer.step(states, bias_SH, kept[:, index], seen, index)  # type: ignore[operator]
         return self.norm(states[:, :, 0])
+
+    def _dropped(self, states: Tensor) -> Tensor:
+        return fused.dropout(states, self.dropout, self.training)

@@ -4,7 +4,7 @@ The paper (GENPLUGIN, section on retrieval) takes the users that both paths prop
 others, and orders them by the cosine of mean-pooled states of the learned ID encoder: rule
 "intersection-first" with order "representation". Rule "union" lets all candidates compete. Order "fused"
 adds what the text path says: reciprocal rank fusion (Cormack et al., SIGIR 2009), the sum of 1 / (60 + rank)
-over the rank by BM25 (nothing for a user it did not propose) and the rank by representation. The
+over the rank by BM25 (a user it did not propose stands behind its last) and the rank by representation. The
 collaborative path's own rank has no voice there, because on Beauty it made the result worse
 (docs/experiments.md). Order "paths" fuses the ranks of the paths alone and needs no representation.
 
@@ -14,6 +14,7 @@ Shape letters: B queries, Z candidates of a path, C candidates of all paths, D w
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -26,6 +27,33 @@ from genrec.retrieval.neighbours import PAD_USER, Neighbours, rank_keys, top_key
 FUSION_CONSTANT = 60
 Rule = Literal["union", "intersection-first"]
 Order = Literal["fused", "representation", "paths"]
+
+
+@dataclass(frozen=True, eq=False)
+class CentredSpace:
+    """Representations without what all users have in common.
+
+    Mean-pooled states share a large part, which says nothing about whose they are; cosines are taken of what
+    is left.
+
+    Attributes:
+        vectors_UD: float32 [U, D], centred, rows of length 1 (0 for users without a vector).
+        centre_D: float32 [D], mean of the users' unit vectors.
+    """
+
+    vectors_UD: NDArray[np.float32]
+    centre_D: NDArray[np.float32]
+
+    @classmethod
+    def of(cls, vectors_UD: NDArray[np.float32]) -> CentredSpace:
+        """The space of the indexed users' vectors."""
+        unit_UD = unit_rows(vectors_UD)
+        centre_D = unit_UD.mean(axis=0, dtype=np.float64).astype(np.float32)
+        return cls(_centred(unit_UD, centre_D), centre_D)
+
+    def place(self, queries_BD: NDArray[np.float32]) -> NDArray[np.float32]:
+        """float32 [B, D], queries in this space, rows of length 1 (0 for a query without a vector)."""
+        return _centred(unit_rows(queries_BD), self.centre_D)
 
 
 def merge_paths(
@@ -69,20 +97,22 @@ def _pooled(
 ) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.int64]]:
     """Distinct users of all paths (PAD_USER in between), their summed reciprocal ranks, how many paths have them."""
     users_BC = np.concatenate([path.users_BZ for path in paths], axis=1)
-    shares = [
-        voice / (FUSION_CONSTANT + 1 + np.arange(p.users_BZ.shape[1])) for p, voice in zip(paths, voices, strict=True)
+    behind = [voice / (FUSION_CONSTANT + 1 + path.users_BZ.shape[1]) for path, voice in zip(paths, voices, strict=True)]
+    gains = [
+        voice / (FUSION_CONSTANT + 1 + np.arange(path.users_BZ.shape[1])) - last
+        for path, voice, last in zip(paths, voices, behind, strict=True)
     ]
     order_BC = np.argsort(users_BC, axis=1, kind="stable")
     users_BC = np.take_along_axis(users_BC, order_BC, axis=1)
-    shares_BC = np.concatenate(shares)[order_BC]
-    fused_BC, proposals_BC = shares_BC.copy(), np.ones(users_BC.shape, dtype=np.int64)
+    gains_BC = np.concatenate(gains)[order_BC]
+    fused_BC, proposals_BC = gains_BC.copy(), np.ones(users_BC.shape, dtype=np.int64)
     repeated_BC = np.zeros(users_BC.shape, dtype=bool)
     for gap in range(1, len(paths)):  # a user stands at most once in a path
         same = users_BC[:, gap:] == users_BC[:, :-gap]
-        fused_BC[:, :-gap] += same * shares_BC[:, gap:]
+        fused_BC[:, :-gap] += same * gains_BC[:, gap:]
         proposals_BC[:, :-gap] += same
         repeated_BC[:, gap:] |= same
-    return np.where(repeated_BC, PAD_USER, users_BC), fused_BC.astype(np.float32), proposals_BC
+    return np.where(repeated_BC, PAD_USER, users_BC), (fused_BC + sum(behind)).astype(np.float32), proposals_BC
 
 
 def _reciprocal_ranks(scores_BC: NDArray[np.float32], users_BC: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -90,3 +120,8 @@ def _reciprocal_ranks(scores_BC: NDArray[np.float32], users_BC: NDArray[np.int64
     keys_BC = rank_keys(scores_BC, users_BC)
     ranks_BC = np.argsort(np.argsort(~keys_BC, axis=1), axis=1)
     return (1 / (FUSION_CONSTANT + 1 + ranks_BC)).astype(np.float32)
+
+
+def _centred(unit_BD: NDArray[np.float32], centre_D: NDArray[np.float32]) -> NDArray[np.float32]:
+    known_B1 = (unit_BD != 0).any(axis=1, keepdims=True)
+    return unit_rows(np.where(known_B1, unit_BD - centre_D, 0))

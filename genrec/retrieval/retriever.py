@@ -20,9 +20,9 @@ from genrec.data.interactions import Interactions
 from genrec.errors import SettingsError
 from genrec.models.dense import DenseScorer
 from genrec.retrieval.bm25_path import Bm25Users
-from genrec.retrieval.collaborative_path import CollaborativeUsers, unit_rows
+from genrec.retrieval.collaborative_path import CollaborativeUsers
 from genrec.retrieval.documents import latest_items
-from genrec.retrieval.merge import merge_paths
+from genrec.retrieval.merge import CentredSpace, merge_paths
 from genrec.retrieval.neighbours import Neighbours
 from genrec.retrieval.representations import HistoryEncoder
 from genrec.retrieval.votes import NeighbourVotes, SparseItems, scorer_votes
@@ -55,7 +55,7 @@ class Retriever:
         n_items: N.
         text: the BM25 path, None if not among ``settings.paths`` (or its results are handed in).
         collaborative: the path by user vectors, likewise.
-        representations_UD: float32 [U, D], unit rows, for the re-ranking; None if it uses the paths' ranks only.
+        representations: the space of the re-ranking; None if it uses the paths' ranks only.
         voters: training items of the users, weighted.
         item_knn: votes by co-occurrence; None if not a vote source.
     """
@@ -64,7 +64,7 @@ class Retriever:
     n_items: int
     text: Bm25Users | None
     collaborative: CollaborativeUsers | None
-    representations_UD: NDArray[np.float32] | None
+    representations: CentredSpace | None
     voters: NeighbourVotes
     item_knn: DenseScorer | None
 
@@ -95,7 +95,7 @@ class Retriever:
         collaborative = (
             CollaborativeUsers.fit(vectors[COLLABORATIVE], settings) if COLLABORATIVE in settings.paths else None
         )
-        representations = None if settings.rerank == "paths" else unit_rows(vectors[REPRESENTATION])
+        representations = None if settings.rerank == "paths" else CentredSpace.of(vectors[REPRESENTATION])
         return cls(
             settings,
             interactions.n_items,
@@ -133,14 +133,14 @@ class Retriever:
                 if path == COLLABORATIVE
                 else self._text(recent_BT, users_B, text)
             )
-        query_vectors = None if self.representations_UD is None else encoders[REPRESENTATION](recent_BT)
+        space = self.representations
         neighbours = merge_paths(
             paths,
             settings.neighbours,
             rule=settings.merge,
             order=settings.rerank,
-            queries_BD=query_vectors,
-            vectors_UD=self.representations_UD,
+            queries_BD=None if space is None else space.place(encoders[REPRESENTATION](recent_BT)),
+            vectors_UD=None if space is None else space.vectors_UD,
         )
         votes: dict[str, SparseItems] = {
             source: self._votes(source, recent_BT, users_B, seen_BT, {**paths, "neighbours": neighbours})

@@ -7,7 +7,7 @@ one of its items weighs
     * recency ** (steps from the end of the neighbour's training part)
     * (training count of the item) ** popularity_power
 
-Popular items are in many histories whoever the neighbours are, which the last factor takes back (FACTS: -0.5
+Popular items are in many histories whoever the neighbours are, which the last factor takes back (-0.5
 on Beauty). A dense scorer (item-kNN, SASRec) votes with its scores. Seen items are dropped first, the M best
 are kept, and what is left is scaled to sum 1.
 

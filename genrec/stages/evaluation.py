@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from genrec.config import Settings
+from genrec.config import ItemKNNSettings, Settings
 from genrec.stages.stage import Context, Outcome
 from genrec.stages.training import WEIGHTS, build_sasrec
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from genrec.evaluation.metrics import MetricRow, PairedDifference
     from genrec.models.dense import DenseScorer
     from genrec.tokenizer.sid_table import SidTable
+
+logger = logging.getLogger(__name__)
 
 FRAMES, METRICS, REPORT = "frames", "metrics.json", "report.html"
 POPULARITY, ITEM_KNN, SASREC = "popularity", "item-knn", "sasrec"
@@ -74,7 +77,7 @@ def rank_all(context: Context, interactions: Interactions, table: SidTable) -> I
     restore_weights(baseline, context.inputs["sasrec"] / WEIGHTS)
     scorers: dict[str, tuple[DenseScorer, int | None]] = {
         POPULARITY: (Popularity.fit(interactions), None),
-        ITEM_KNN: (ItemKNN.fit(interactions, settings.baselines.item_knn), None),
+        ITEM_KNN: (ItemKNN.fit(interactions, item_knn_settings(interactions, settings)), None),
         SASREC: (SasRecScorer(baseline.to(device)), seed),
     }
     for name, (scorer, trained_with) in scorers.items():
@@ -94,6 +97,18 @@ def rank_all(context: Context, interactions: Interactions, table: SidTable) -> I
         seed=seed,
         device=device,
     )
+
+
+def item_knn_settings(interactions: Interactions, settings: Settings) -> ItemKNNSettings:
+    """Item-kNN's settings, tuned on validation targets if they say so."""
+    from genrec.evaluation.tuning import tune_item_knn
+
+    start = settings.baselines.item_knn
+    if not start.tune:
+        return start
+    best, trials = tune_item_knn(interactions, start, settings.evaluation, max_history=settings.data.max_history)
+    logger.info("item-kNN tuned in %d trials: %s", len(trials), best)
+    return best
 
 
 def differences(
