@@ -2,8 +2,10 @@
 
 import pytest
 import torch
+from torch.nn import functional
 
-from genrec.config import ModelSettings
+from genrec.config import LossTerm, ModelSettings
+from genrec.losses import total_loss
 from genrec.models import PAD_ITEM, Backbone, Batch, Memory, Tiger, build_backbone
 from genrec.models.attention import MASKED
 from genrec.tokenizer.sid_table import SidTable
@@ -94,3 +96,22 @@ def test_embeddings_may_stand_in_for_tokens(table: SidTable):
 def test_weights_on_disk_hold_no_catalog(table: SidTable):
     assert not any("item_tokens" in name for name in small(table).state_dict())
     assert torch.isfinite(torch.tensor(MASKED, dtype=torch.bfloat16))
+
+
+@pytest.mark.parametrize("attention", ["bidirectional", "causal"])
+def test_bfloat16_trains_to_nearly_the_same_gradients(table: SidTable, attention: str):
+    shape = dict(d_model=32, d_ff=64, heads=2, d_head=16, encoder_layers=2, decoder_layers=2, dropout=0.0)
+    model = Tiger(ModelSettings(**shape, encoder_attention=attention), table)
+    history = torch.randint(table.n_items, (4, 5))
+    history[2, 1:] = PAD_ITEM
+    batch = Batch(history, torch.randint(table.n_items, (4, 3)), torch.tensor([[1, 1, 1]] * 4))
+    found = []
+    for enabled in (False, True):
+        model.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            outputs = model(batch)
+            loss = total_loss(outputs, batch, [LossTerm(name="next-item")])["loss"]
+        loss.backward()
+        found.append(torch.cat([weight.grad.flatten() for weight in model.parameters()]))
+    assert found[0].isfinite().all()
+    assert functional.cosine_similarity(*found, dim=0) > 0.995
