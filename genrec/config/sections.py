@@ -87,7 +87,7 @@ class TokenizerSettings(Section):
 class ModelSettings(Section):
     """The host backbone. Defaults are the shape that GENPLUGIN's paper gives its hosts."""
 
-    backbone: Literal["tiger"] = "tiger"
+    backbone: Literal["tiger", "decoder-only"] = "tiger"
     d_model: PositiveInt = 128
     d_ff: PositiveInt = 1024
     heads: PositiveInt = 6
@@ -101,6 +101,17 @@ class ModelSettings(Section):
     encoder_attention: Literal["bidirectional", "causal"] = Field(
         "bidirectional", description="causal: an item attends to earlier items only; all prefixes train in one pass"
     )
+
+    @model_validator(mode="after")
+    def _combinations(self) -> ModelSettings:
+        if self.backbone == "decoder-only" and self.encoder_attention != "causal":
+            raise ValueError(
+                f"model.encoder_attention: backbone 'decoder-only' reads causally, got {self.encoder_attention!r}; "
+                "set model.encoder_attention=causal"
+            )
+        if self.backbone == "decoder-only" and self.d_head % 2:
+            raise ValueError(f"model.d_head: rotary positions of 'decoder-only' need an even width, got {self.d_head}")
+        return self
 
 
 class LossTerm(Section):

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 from torch import nn
 
 from genrec.config import ModelSettings
+from genrec.models.decoder_only import DecoderOnly
+from genrec.models.host import Host
 from genrec.models.tiger import Tiger
 from genrec.tokenizer.sid_table import SidTable
 
+HOSTS: Mapping[str, type[Tiger] | type[DecoderOnly]] = MappingProxyType({"tiger": Tiger, "decoder-only": DecoderOnly})
+"""The hosts, by the name that ``model.backbone`` uses."""
 
-def build_backbone(settings: ModelSettings, sid_table: SidTable) -> Tiger:
+
+def build_backbone(settings: ModelSettings, sid_table: SidTable) -> Host:
     """The host that ``settings.backbone`` names, with fresh weights, speaking ``sid_table``."""
-    hosts: dict[str, type[Tiger]] = {"tiger": Tiger}
-    return hosts[settings.backbone](settings, sid_table)
+    return HOSTS[settings.backbone](settings, sid_table)
 
 
 def parameter_count(model: nn.Module) -> int:

@@ -1,8 +1,8 @@
 """TIGER: an encoder-decoder over semantic IDs.
 
 Source: Rajput et al. 2023, "Recommender Systems with Generative Retrieval" (arXiv 2305.05065). A history of
-items is the sequence of their codes; the decoder writes the codes of the next item. Without a
-user token, as in GENPLUGIN (arXiv 2507.03568).
+items is the sequence of their codes; the decoder writes the codes of the next item. Without a user
+token, which later work leaves out, too.
 
 Beside the paper's bidirectional encoder there is a causal one (``encoder_attention``): the codes of an item
 see each other and all earlier items. States of an item then do not depend on later ones, and all prefixes
@@ -23,8 +23,9 @@ from torch.nn import functional
 from genrec.config import ModelSettings
 from genrec.models.attention import Packing, additive
 from genrec.models.blocks import Decoder, Encoder, MemoryKeys
-from genrec.models.contracts import PAD_ITEM, Batch, DecoderCache, Memory, Outputs
-from genrec.tokenizer.sid_table import PAD_TOKEN, SidTable
+from genrec.models.contracts import PAD_ITEM, Batch, DecoderCache, Memory
+from genrec.models.host import Host
+from genrec.tokenizer.sid_table import SidTable
 
 WORTH_PACKING = 0.9
 """Share of real positions in a padded batch above which padding is computed with."""
@@ -60,44 +61,17 @@ class TigerCache:
         torch.index_select(old, 3, chosen, out=self.kept[: self.filled])
 
 
-class Tiger(nn.Module):
+class Tiger(Host):
     """The TIGER host; implements :class:`~genrec.models.contracts.Backbone`."""
 
     def __init__(self, settings: ModelSettings, sid_table: SidTable) -> None:
-        super().__init__()
-        self.settings = settings
-        self._sid_table = sid_table
-        self._embedding = nn.Embedding(sid_table.vocab_size, settings.d_model)
-        nn.init.normal_(self._embedding.weight)  # T5 draws embeddings with standard deviation 1
+        super().__init__(settings, sid_table, embedding_std=1.0)  # as T5 draws them
         self.encoder = Encoder(settings)
         self.decoder = Decoder(settings)
         self.head: nn.Linear | None = None
         if not settings.tie_embeddings:
             self.head = nn.Linear(settings.d_model, sid_table.vocab_size, bias=False)
             nn.init.normal_(self.head.weight)
-        tokens_NL = torch.from_numpy(sid_table.tokens_NL)
-        pad_L = torch.full((1, sid_table.n_levels), PAD_TOKEN, dtype=torch.int64)
-        self.register_buffer("item_tokens", torch.cat([tokens_NL, pad_L]), persistent=False)
-
-    @property
-    def sid_table(self) -> SidTable:
-        """The semantic IDs that it speaks."""
-        return self._sid_table
-
-    @property
-    def d_model(self) -> int:
-        """D, width of memories and embeddings."""
-        return self.settings.d_model
-
-    @property
-    def token_embedding(self) -> nn.Embedding:
-        """Code embeddings [V, D]."""
-        return self._embedding
-
-    def tokens(self, items: Tensor) -> Tensor:
-        """Token ids [..., L] of items [...]; PAD_ITEM gives PAD_TOKEN."""
-        item_tokens: Tensor = self.item_tokens  # type: ignore[assignment]
-        return item_tokens[items]
 
     def encode(self, batch: Batch) -> Memory:
         """The ID history as a memory of T * L states."""
@@ -139,18 +113,6 @@ class Tiger(nn.Module):
             cache.kept = room if cache.kept is None else torch.cat([cache.kept, room])
         bias_SH = cache.bias_SSH[position, : position + 1]
         return self._logits(decoder.step(embedded, cache.seen, cache.kept, bias_SH))
-
-    def decoder_inputs(self, targets_BP: Tensor) -> tuple[Tensor, Tensor]:
-        """Inputs (start and all codes but the last) and labels, both tokens [B, P, L]."""
-        labels = self.tokens(targets_BP)
-        return functional.pad(labels[..., :-1], (1, 0), value=PAD_TOKEN), labels
-
-    def forward(self, batch: Batch) -> Outputs:
-        """Teacher-forced logits of the batch's targets, over the history and the batch's further memories."""
-        assert batch.targets_BP is not None
-        memories = [self.encode(batch), *batch.neighbours]
-        inputs, labels = self.decoder_inputs(batch.targets_BP)
-        return Outputs(self.decode(inputs, memories, batch.visible_BP), labels, memories)
 
     def _read(self, memories: Sequence[Memory], visible_BP: Tensor | None, n_positions: int) -> MemoryKeys:
         states = torch.cat([memory.states_BTD for memory in memories], dim=1)

@@ -63,6 +63,7 @@ SECTIONS = {
 # Leaves whose other values need company to be valid.
 COMPANY = {
     "data.reader": {"data": {"path": "somewhere"}},
+    "model.backbone": {"model": {"encoder_attention": "causal"}},
     "plugin.substitution.p1": {"plugin": {"language": True}},
     "training.workers_min": {"training": {"workers": 8}},
     "training.deepspeed.offload_optimizer": {"training": {"deepspeed": {"zero_stage": 3}}},
