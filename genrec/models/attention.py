@@ -173,6 +173,26 @@ class SelfAttention(nn.Module):
         return self.out(mixed.flatten(1))
 
 
+@dataclass(frozen=True)
+class MemoryKeys:
+    """Memories as the cross-attention of every layer reads them.
+
+    Attributes:
+        states_BTD: the states themselves.
+        weight: [layers, 2, H, d, D], what makes keys and values of them.
+        keys_values: [B, T, layers, 2, H, d], or None where they are not worth computing.
+        mask: additive [B, 1, 1 or P * S, T]; None: everything is visible.
+        any_visible: float [B, 1 or P * S, 1], 0 where a continuation sees nothing: then its cross-attention
+            adds nothing; None: all see something.
+    """
+
+    states_BTD: Tensor
+    weight: Tensor
+    keys_values: Tensor | None
+    mask: Tensor | None
+    any_visible: Tensor | None
+
+
 class CrossAttention(nn.Module):
     """Attention of decoder positions over memories; T5 gives it no position bias.
 
@@ -187,11 +207,19 @@ class CrossAttention(nn.Module):
         self.query = drawn_linear(d_model, inner, (d_model * d_head) ** -0.5)
         self.out = drawn_linear(inner, d_model, inner**-0.5)
 
-    def forward(self, states_BQD: Tensor, key_BHTd: Tensor, value_BHTd: Tensor, mask: Tensor | None) -> Tensor:
-        """[B, Q, D]; ``mask`` additive, broadcastable to [B, 1, Q, T], None where all is visible."""
+    def forward(self, states_BQD: Tensor, seen: MemoryKeys, layer: int) -> Tensor:
+        """[B, Q, D]: what the memories have to say to each position, for decoder layer ``layer``."""
         query = self.query(states_BQD).view(*states_BQD.shape[:-1], self.heads, -1).transpose(1, 2)
         dropout = self.dropout if self.training else 0.0
-        return self.out(fused.merged(fused.attention(query, key_BHTd, value_BHTd, mask, dropout)))
+        if seen.keys_values is None:
+            to_key, to_value = seen.weight[layer].to(query.dtype)
+            states = seen.states_BTD.to(query.dtype)
+            mixed = fused.attention_over_states(query, states, to_key, to_value, seen.mask, dropout)
+        else:
+            key, value = seen.keys_values[:, :, layer].permute(2, 0, 3, 1, 4)
+            mixed = fused.attention(query, key, value, seen.mask, dropout)
+        found = self.out(fused.merged(mixed))
+        return found if seen.any_visible is None else found * seen.any_visible
 
 
 def additive(visible: Tensor) -> Tensor:

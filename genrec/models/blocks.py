@@ -10,8 +10,6 @@ Shape letters: genrec/models/contracts.py.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 
@@ -19,6 +17,7 @@ from genrec.config import ModelSettings
 from genrec.models import fused
 from genrec.models.attention import (
     CrossAttention,
+    MemoryKeys,
     Packing,
     RelativeBias,
     RMSNorm,
@@ -99,22 +98,6 @@ class Encoder(nn.Module):
         return fused.dropout(states, self.dropout, self.training)
 
 
-@dataclass(frozen=True)
-class MemoryKeys:
-    """Memories as cross-attention reads them.
-
-    Attributes:
-        keys_values: of each decoder layer, keys and values [B, H, T, d].
-        mask: additive [B, 1, 1 or P * S, T]; None: everything is visible.
-        any_visible: float [B, 1 or P * S, 1], 0 where a continuation sees nothing: then its cross-attention
-            adds nothing; None: all see something.
-    """
-
-    keys_values: list[tuple[Tensor, Tensor]]
-    mask: Tensor | None
-    any_visible: Tensor | None
-
-
 class DecoderLayer(nn.Module):
     """Self-attention, cross-attention and feed-forward."""
 
@@ -142,9 +125,7 @@ class DecoderLayer(nn.Module):
     def _further(self, states: Tensor, own: Tensor, seen: MemoryKeys, layer: int) -> Tensor:
         """What follows self-attention, whose result is ``own``."""
         states = self._add(states, own)
-        cross = self.cross(self.cross_norm(states).flatten(1, 2), *seen.keys_values[layer], seen.mask)
-        if seen.any_visible is not None:
-            cross = cross * seen.any_visible
+        cross = self.cross(self.cross_norm(states).flatten(1, 2), seen, layer)
         states = self._add(states, cross.view_as(states))
         return self._add(states, self.feed(self.feed_norm(states)))
 
@@ -173,28 +154,36 @@ class Decoder(nn.Module):
         self.norm = RMSNorm(settings.d_model)
         self.dropout = settings.dropout
 
-    def read(self, states_BTD: Tensor, visible: Tensor, n_positions: int, packing: Packing | None = None) -> MemoryKeys:
-        """Project the memories once for the cross-attention of all layers.
+    def read(
+        self, states_BTD: Tensor, visible: Tensor, positions: int, packing: Packing | None, *, once: bool
+    ) -> MemoryKeys:
+        """Prepare the memories for the cross-attention of all layers.
 
         Args:
             states_BTD: all memories, one after the other.
             visible: bool [B, 1 or P, T], what each continuation may see.
-            n_positions: S, decoder positions of a continuation.
-            packing: where there are states; None: project padding too.
+            positions: P * S, decoder positions of all continuations of a history.
+            packing: where there are states; None: compute with padding too.
+            once: the memories are read once only, not step by step.
         """
-        if packing is None:
-            projected = self.memory_keys_values(states_BTD)
-        else:
-            projected = packing.unpack(self.memory_keys_values(packing.pack(states_BTD)))
-        B, T, _ = states_BTD.shape
-        parts = projected.view(B, T, 2 * len(self.layers), self.heads, -1).transpose(1, 3).unbind(2)
-        keys_values = list(zip(parts[::2], parts[1::2], strict=True))
-        if not visible.is_cuda and bool(visible.all()) and visible.shape[-1] > 0:
-            return MemoryKeys(keys_values, None, None)
+        B, T, D = states_BTD.shape
+        weight = self.memory_keys_values.weight.view(len(self.layers), 2, self.heads, -1, D)
+        keys_values = None
+        if not (once and states_BTD.device.type == "cpu" and self._few(positions, T, D)):
+            projected = self.memory_keys_values(states_BTD if packing is None else packing.pack(states_BTD))
+            projected = projected if packing is None else packing.unpack(projected)
+            keys_values = projected.view(B, T, *weight.shape[:4])
+        if not visible.is_cuda and bool(visible.all()) and T > 0:
+            return MemoryKeys(states_BTD, weight, keys_values, None, None)
         if visible.shape[1] > 1:
-            visible = visible.repeat_interleave(n_positions, dim=1)
+            visible = visible.repeat_interleave(positions // visible.shape[1], dim=1)
         any_visible = visible.any(dim=-1, keepdim=True).to(states_BTD.dtype)
-        return MemoryKeys(keys_values, additive(visible)[:, None], any_visible)
+        return MemoryKeys(states_BTD, weight, keys_values, additive(visible)[:, None], any_visible)
+
+    def _few(self, positions: int, T: int, D: int) -> bool:
+        """Are so few positions asking that keys and values of the states cost more than they save?"""
+        product = D * self.inner
+        return positions * (product + T * (self.heads * D - self.inner)) < T * product
 
     def forward(self, embedded_BPSD: Tensor, seen: MemoryKeys) -> Tensor:
         """States [B, P, S, D] after the final norm, each position seeing itself and earlier ones."""

@@ -132,6 +132,36 @@ def attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, pr
     return functional.scaled_dot_product_attention(query, key, value, attn_mask=bias, dropout_p=probability, scale=1.0)
 
 
+def attention_over_states(
+    query: Tensor, states: Tensor, key_weight: Tensor, value_weight: Tensor, bias: Tensor | None, probability: float
+) -> Tensor:
+    """Attention whose keys and values are linear in ``states``, without computing them.
+
+    (W_q x) . (W_k m) = (W_k^T W_q x) . m, and a mean of W_v m is W_v of the mean of m. With few queries a history it
+    is cheaper to take the queries to the states, and the results back, than all states to keys and values.
+
+    Args:
+        query: [B, H, Q, d].
+        states: [B, T, D].
+        key_weight: [H, d, D].
+        value_weight: [H, d, D].
+        bias: additive, broadcastable to [B, H, Q, T]; None: nothing to add.
+        probability: of dropping a weight.
+
+    Returns:
+        [B, H, Q, d], as :func:`attention` would.
+    """
+    B, H, Q, d = query.shape
+    D = states.shape[-1]
+    probe = torch.bmm(query.transpose(0, 1).reshape(H, B * Q, d), key_weight)
+    probe = probe.view(H, B, Q, D).transpose(0, 1).reshape(B, H * Q, D)
+    scores = torch.bmm(probe, states.transpose(1, 2)).view(B, H, Q, -1)
+    weights = (scores if bias is None else scores + bias).softmax(-1)
+    mean = torch.bmm(dropout(weights, probability, probability > 0.0).flatten(1, 2), states)
+    mean = mean.view(B, H, Q, D).transpose(0, 1).reshape(H, B * Q, D)
+    return torch.bmm(mean, value_weight.transpose(1, 2)).view(H, B, Q, d).transpose(0, 1)
+
+
 def merged(states: Tensor) -> Tensor:
     """[B, H, T, d] -> [B, T, H * d]."""
     return states.transpose(1, 2).flatten(2)

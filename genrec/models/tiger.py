@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from genrec.config import ModelSettings
-from genrec.models.attention import Packing, additive
-from genrec.models.blocks import Decoder, Encoder, MemoryKeys
+from genrec.models.attention import MemoryKeys, Packing, additive
+from genrec.models.blocks import Decoder, Encoder
 from genrec.models.contracts import PAD_ITEM, Batch, DecoderCache, Memory
 from genrec.models.host import Host
 from genrec.tokenizer.sid_table import SidTable
@@ -94,12 +94,12 @@ class Tiger(Host):
     def decode(self, inputs: Tensor, memories: Sequence[Memory], visible_BP: Tensor | None = None) -> Tensor:
         """Logits [B, P, S, V]; see :meth:`genrec.models.contracts.Backbone.decode`."""
         embedded = inputs if inputs.is_floating_point() else self._embedding(inputs)
-        return self._logits(self.decoder(embedded, self._read(memories, visible_BP, embedded.shape[2])))
+        return self._logits(self.decoder(embedded, self._read(memories, visible_BP, embedded.shape, once=True)))
 
     def start(self, memories: Sequence[Memory]) -> TigerCache:
         """Prepare step-by-step decoding; keys and values of the memories are computed once."""
         bias = self.decoder.bias(self.sid_table.n_levels)[0].permute(1, 2, 0)
-        return TigerCache(self._read(memories, None, 1), bias)
+        return TigerCache(self._read(memories, None, (0, 1, 1), once=False), bias)
 
     @torch.no_grad()
     def step(self, tokens_BK: Tensor, cache: DecoderCache) -> Tensor:
@@ -114,13 +114,15 @@ class Tiger(Host):
         bias_SH = cache.bias_SSH[position, : position + 1]
         return self._logits(decoder.step(embedded, cache.seen, cache.kept, bias_SH))
 
-    def _read(self, memories: Sequence[Memory], visible_BP: Tensor | None, n_positions: int) -> MemoryKeys:
+    def _read(
+        self, memories: Sequence[Memory], visible_BP: Tensor | None, shape: Sequence[int], *, once: bool
+    ) -> MemoryKeys:
         states = torch.cat([memory.states_BTD for memory in memories], dim=1)
         views = [memory.visible(visible_BP) for memory in memories]
         rows = max(view.shape[1] for view in views)
         visible = torch.cat([view.expand(-1, rows, -1) for view in views], dim=-1)
         mask_BT = torch.cat([memory.mask_BT for memory in memories], dim=1)
-        return self.decoder.read(states, visible, n_positions, _packing(mask_BT))
+        return self.decoder.read(states, visible, shape[1] * shape[2], _packing(mask_BT), once=once)
 
     def _logits(self, states: Tensor) -> Tensor:
         if self.head is not None:

@@ -103,3 +103,19 @@ def test_seeds_repeat_and_evaluation_drops_nothing():
     assert torch.equal(fused.dropout(states, 0.2, False), states)
     assert torch.equal(fused.relu_dropout(states, 0.2, False), states.relu())
     assert torch.equal(fused.add_dropped(states, states, 0.2, False), states + states)
+
+
+def test_queries_taken_to_the_states_find_what_keys_and_values_give():
+    B, H, Q, T, D, d = 3, 2, 4, 7, 10, 5
+    query, states = torch.randn(B, H, Q, d), torch.randn(B, T, D)
+    to_key, to_value = torch.randn(H, d, D), torch.randn(H, d, D)
+    bias = torch.randn(B, 1, Q, T)
+
+    def reference(query, states, to_key, to_value, bias):
+        key, value = (torch.einsum("btd,hkd->bhtk", states, weight) for weight in (to_key, to_value))
+        return functional.scaled_dot_product_attention(query, key, value, attn_mask=bias, scale=1.0)
+
+    inputs = (query, states, to_key, to_value, bias)
+    ours = gradients(lambda *parts: fused.attention_over_states(*parts, 0.0), *inputs)
+    for mine, expected in zip(ours, gradients(reference, *inputs), strict=True):
+        torch.testing.assert_close(mine, expected, rtol=1e-4, atol=1e-4)
