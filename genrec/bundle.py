@@ -2,6 +2,7 @@
 
     weights.safetensors    the model's best weights; the metadata names the semantic IDs they speak
     sid_text.safetensors   the SidTable
+    neighbours/            gate, item-kNN, SASRec and user vectors, if neighbours vote (plugin.retrieval)
     prepared/              catalog and sequences, so that a known user's history is at hand
     settings.yaml          the settings that made the model; no paths of the machine that made it
     model_card.json        what was measured (rows of metrics.json), sizes, limits of use
@@ -32,8 +33,14 @@ from genrec.tokenizer.sid_table import SidTable
 if TYPE_CHECKING:
     import torch
 
+    from genrec.genplugin.augmented import AugmentedGenerator
+    from genrec.models.contracts import Backbone
+
 WEIGHTS = "weights.safetensors"
 PREPARED = "prepared"
+NEIGHBOURS = "neighbours"
+AUGMENTED = "+neighbours"
+"""Added to the host's name in the results of the host with neighbours."""
 SETTINGS = "settings.yaml"
 CARD = "model_card.json"
 STAGE = "bundle"
@@ -80,6 +87,18 @@ class Bundle:
             raise ArtifactError(f"{self.path / WEIGHTS}: does not fit the model of {SETTINGS}: {error}") from error
         return model.eval()
 
+    def augmented(self, backbone: Backbone) -> AugmentedGenerator | None:
+        """What neighbours add to :meth:`backbone`; None if they have no vote in this bundle.
+
+        Raises:
+            ArtifactError: its parts do not fit the settings.
+        """
+        if not (self.path / NEIGHBOURS).is_dir():
+            return None
+        from genrec.genplugin.augmented import load_augmented
+
+        return load_augmented(backbone, self.interactions, self.catalog.texts, self.settings, self.path / NEIGHBOURS)
+
 
 def published_path(settings: Settings) -> Path:
     """Where the newest bundle of these settings' name is linked, for `serve`."""
@@ -100,7 +119,8 @@ def require_floor(rows: Sequence[Mapping[str, Any]], settings: Settings) -> None
         return
     metric = f"ndcg@{max(settings.evaluation.cutoffs)}"
     values = {row["model"]: row["value"] for row in rows if (row["segment"], row["metric"]) == ("all", metric)}
-    model, floor = settings.model.backbone, settings.bundle.floor
+    host, floor = settings.model.backbone, settings.bundle.floor
+    model = host + AUGMENTED if host + AUGMENTED in values else host  # what will be served
     if not values[model] > values[floor]:
         raise ArtifactError(
             f"bundle.floor: {metric} of {model} is {values[model]:.4f}, of {floor} {values[floor]:.4f}. "
@@ -120,6 +140,7 @@ def write_bundle(
     prepared: Path,
     sid_table: SidTable,
     settings: Mapping[str, Any],
+    neighbours: Path | None = None,
     metrics: Sequence[Mapping[str, Any]] = (),
     facts: Mapping[str, Any] | None = None,
 ) -> None:
@@ -131,6 +152,7 @@ def write_bundle(
         prepared: the prepared data set.
         sid_table: the semantic IDs that the model was trained with.
         settings: nested tree of the keys that made the model.
+        neighbours: artifact of `finetune`, if neighbours have a vote.
         metrics: rows of metrics.json.
         facts: further entries of the model card.
 
@@ -140,6 +162,8 @@ def write_bundle(
     _require_table(weights, sid_table)
     shutil.copyfile(weights, out / WEIGHTS)
     shutil.copytree(prepared, out / PREPARED, ignore=shutil.ignore_patterns("manifest.json"))
+    if neighbours is not None:
+        shutil.copytree(neighbours, out / NEIGHBOURS, ignore=shutil.ignore_patterns("manifest.json"))
     sid_table.save(out)
     (out / SETTINGS).write_text(yaml.safe_dump(dict(settings), sort_keys=True), encoding="utf-8")
     card = {

@@ -90,8 +90,10 @@ def _parser() -> argparse.ArgumentParser:
 STAGE_VERBS = {
     "prepare": "read raw interactions into catalog, sequences and split",
     "tokenize": "embed the items and give them semantic IDs",
+    "item-knn": "tune and count the co-occurrence baseline",
     "sasrec": "train the dense baseline",
     "pretrain": "train the generative model",
+    "finetune": "learn how far to trust neighbours (plugin.retrieval)",
     "evaluate": "rank the whole catalog with every model; metrics.json and report.html",
     "bundle": "gather what serving loads",
 }

@@ -3,7 +3,8 @@
 Everything that a request can get wrong is checked here, once, for the command line and the endpoint
 alike. Requests are answered in batches; the beam width of a request depends on its own ``k`` alone, so
 its list does not depend on which requests it shares a batch with, and it equals an offline
-``generate`` of the same history.
+``generate`` of the same history. Where the bundle has neighbours, they have their vote; a user is never
+among the own neighbours, so a request that sends a known user's history should name the user too.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 
 from genrec.bundle import Bundle, load_bundle
 from genrec.decoding import generate
+from genrec.decoding.search import Ranked
 from genrec.errors import GenrecError
 from genrec.models.contracts import PAD_ITEM, Batch
 from genrec.recommendation import Recommendation
@@ -67,7 +69,9 @@ class Recommender:
         self.bundle = bundle
         self.device = torch.device(device)
         self.batch_size = batch_size
-        self.backbone: Any = bundle.backbone().to(self.device).eval()
+        backbone: Any = bundle.backbone().to(self.device).eval()
+        self.backbone = backbone
+        self.augmented = bundle.augmented(backbone)
         self._codes_NL = bundle.sid_table.codes_NL
 
     @classmethod
@@ -149,11 +153,12 @@ class Recommender:
         rows = [self.history_of(history) if isinstance(history, str) else history for history in histories]
         for row in rows:
             self._check_history(row)
+        users = [self._user(history if isinstance(history, str) else None) for history in histories]
         extra: Sequence[Sequence[int]] = exclude if exclude is not None else [()] * len(rows)
         answers: list[list[Recommendation]] = []
         for begin in range(0, len(rows), self.batch_size):
             end = begin + self.batch_size
-            answers += self._decode(rows[begin:end], [k] * len(rows[begin:end]), extra[begin:end])
+            answers += self._decode(rows[begin:end], users[begin:end], [k] * len(rows[begin:end]), extra[begin:end])
         return answers
 
     def recommend_batch(self, requests: Sequence[RecommendRequest]) -> list[list[Recommendation]]:
@@ -162,16 +167,18 @@ class Recommender:
         Raises:
             RequestError: naming the field, the value and what it may be.
         """
-        rows, extra = [], []
+        rows, users, extra = [], [], []
         for request in requests:
             self.check(request)
             rows.append(self._history(request))
+            users.append(self._user(request.user_id))
             extra.append([self._index_of(item, "exclude") for item in request.exclude])
         answers: list[list[Recommendation]] = [[] for _ in requests]
         for members in self._equal_beams(requests):
             for begin in range(0, len(members), self.batch_size):
                 part = members[begin : begin + self.batch_size]
-                lists = self._decode([rows[i] for i in part], [requests[i].k for i in part], [extra[i] for i in part])
+                ks = [requests[i].k for i in part]
+                lists = self._decode([rows[i] for i in part], [users[i] for i in part], ks, [extra[i] for i in part])
                 for i, answer in zip(part, lists, strict=True):
                     answers[i] = answer
         return answers
@@ -189,6 +196,9 @@ class Recommender:
         if request.user_id is None:
             raise RequestError("user_id, history: both are missing; send one of them")
         return self.history_of(request.user_id)
+
+    def _user(self, user_id: str | None) -> int:
+        return -1 if user_id is None else self._user_index.get(user_id, -1)
 
     def _index_of(self, item_id: str, field: str = "item_id") -> int:
         index = self.bundle.catalog.index.get(item_id)
@@ -216,29 +226,42 @@ class Recommender:
         return list(groups.values())
 
     def _decode(
-        self, histories: Sequence[NDArray[np.integer]], ks: Sequence[int], extra: Sequence[Sequence[int]]
+        self,
+        histories: Sequence[NDArray[np.integer]],
+        users: Sequence[int],
+        ks: Sequence[int],
+        extra: Sequence[Sequence[int]],
     ) -> list[list[Recommendation]]:
         """Generate for rows that share a beam width; the seen items are excluded inside the beam."""
         longest = self.bundle.settings.data.max_history
-        batch = Batch(history_BT=_padded([row[-longest:] for row in histories]).to(self.device))
+        history_BT = _padded([row[-longest:] for row in histories])
+        batch = Batch(history_BT, users_B=torch.tensor(users, dtype=torch.int64)).to(self.device)
         barred = [np.union1d(row, np.asarray(more, dtype=np.int64)) for row, more in zip(histories, extra, strict=True)]
-        with torch.inference_mode():
-            ranked = generate(
-                self.backbone, batch, max(ks), beams=self._beams(max(ks)), exclude_BS=_padded(barred).to(self.device)
-            )
+        ranked, strongest_BK = self._ranked(batch, max(ks), _padded(barred).to(self.device))
         items_BK, scores_BK = ranked.items_BK.tolist(), ranked.scores_BK.tolist()
         return [
-            [self._entry(item, score) for item, score in zip(items[:k], scores[:k], strict=True) if item >= 0]
-            for items, scores, k in zip(items_BK, scores_BK, ks, strict=True)
+            [self._entry(*entry) for entry in zip(items[:k], scores[:k], names[:k], strict=True) if entry[0] >= 0]
+            for items, scores, names, k in zip(items_BK, scores_BK, strongest_BK, ks, strict=True)
         ]
 
-    def _entry(self, item: int, score: float) -> Recommendation:
+    def _ranked(self, batch: Batch, k: int, exclude_BS: torch.Tensor) -> tuple[Ranked, list[list[str | None]]]:
+        """Lists, and which part of the mixture gave each item most of its probability (None: there is no mixture)."""
+        beams, augmented = self._beams(k), self.augmented
+        if augmented is None:
+            ranked = generate(self.backbone, batch, k, beams=beams, exclude_BS=exclude_BS)
+            return ranked, [[None] * k] * batch.size
+        votes = augmented.votes(batch, exclude_BS)
+        ranked = augmented.generate(self.backbone, batch, k, beams=beams, exclude_BS=exclude_BS, votes=votes)
+        parts_BK = augmented.shares(votes, ranked).argmax(dim=1).tolist()
+        return ranked, [[augmented.parts[part] for part in row] for row in parts_BK]
+
+    def _entry(self, item: int, score: float, strongest: str | None) -> Recommendation:
         catalog = self.bundle.catalog
+        evidence: dict[str, Any] = {"semantic_id": [int(code) for code in self._codes_NL[item]]}
+        if strongest is not None:
+            evidence["strongest_source"] = strongest
         return Recommendation(
-            item_id=catalog.item_ids[item],
-            title=catalog.titles[item],
-            score=score,
-            evidence={"semantic_id": [int(code) for code in self._codes_NL[item]]},
+            item_id=catalog.item_ids[item], title=catalog.titles[item], score=score, evidence=evidence
         )
 
 

@@ -29,9 +29,21 @@ class AlignmentSettings(Section):
     divergence_temperature: PositiveFloat = 0.85
 
 
+class GateSettings(Section):
+    """How the gate between the generator and its neighbours is learnt (stage `finetune`)."""
+
+    steps: PositiveInt = Field(400, description="full-batch steps of Adam; the best by a held-out fifth is kept")
+    users: PositiveInt | None = Field(5000, description="validation users sampled to learn from; none: all")
+
+
 class PluginSettings(Section):
     """What of the plug-in is attached to the host."""
 
     language: bool = Field(False, description="the language view: frozen text embeddings beside the semantic IDs")
     alignment: AlignmentSettings = AlignmentSettings()
     substitution: SubstitutionSettings = SubstitutionSettings()
+    retrieval: bool = Field(
+        False,
+        description="neighbours speak in items: their votes (retrieval.vote_sources) are mixed with the generator",
+    )
+    gate: GateSettings = GateSettings()

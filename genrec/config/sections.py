@@ -67,7 +67,9 @@ class EncoderSettings(Section):
 class TokenizerSettings(Section):
     """Semantic IDs from item embeddings."""
 
-    kind: Literal["rq-vae", "residual-kmeans", "random", "published"] = "rq-vae"
+    kind: Literal["rq-vae", "residual-kmeans", "random", "published", "letter"] = Field(
+        "rq-vae", description="letter: rq-vae aligned with SASRec's item vectors, which are trained before"
+    )
     seed: NonNegativeInt = 0
     level_sizes: tuple[PositiveInt, ...] = Field((256, 256, 256), min_length=1, max_length=8)
     unique: Literal["collision-level", "reallocate"] = Field(
@@ -82,6 +84,9 @@ class TokenizerSettings(Section):
     learning_rate: PositiveFloat = Field(1e-3, description="rq-vae")
     sinkhorn: bool = Field(False, description="rq-vae: balanced assignment on the last level while training")
     kmeans_iterations: PositiveInt = Field(25, description="iterations of each k-means")
+    alignment: NonNegativeFloat = Field(0.01, description="letter: weight of the alignment with SASRec's item vectors")
+    diversity: NonNegativeFloat = Field(1e-4, description="letter: weight of the diversity of codes")
+    clusters: PositiveInt = Field(10, description="letter: equal-sized clusters of each codebook, for the diversity")
 
 
 class ModelSettings(Section):
@@ -233,9 +238,9 @@ class RetrievalSettings(Section):
     )
     ivf_probes: PositiveInt = Field(32, description="clusters that a search visits")
     vote_sources: tuple[Literal["neighbours", "text", "collaborative", "item-knn"], ...] = Field(
-        ("neighbours", "item-knn"), description="who votes for items; neighbours: the merged users"
+        ("text", "collaborative", "item-knn"), description="who votes for items; neighbours: the merged users"
     )
-    vote_items: PositiveInt = Field(50, description="items a source votes for (M)")
+    vote_items: PositiveInt = Field(200, description="items a source votes for (M)")
     vote_popularity_power: float = Field(-0.5, ge=-1, le=0, description="a vote weighs (training count) ** this")
     vote_score_power: NonNegativeFloat = Field(2.0, description="a neighbour weighs (score / best score) ** this")
     vote_recency: float = Field(0.9, gt=0, le=1, description="weight of a neighbour's item per step back in time")

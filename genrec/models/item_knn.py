@@ -74,7 +74,8 @@ class ItemKNN:
             "indices": matrix.indices.astype(np.int64),
             "indptr": matrix.indptr.astype(np.int64),
         }
-        save_file(arrays, path, {"decay": repr(self.decay), "model": "item-knn"})
+        # One entry: safetensors writes several in an order that changes from run to run.
+        save_file(arrays, path, {"decay": repr(self.decay)})
 
     @classmethod
     def load(cls, path: Path) -> ItemKNN:

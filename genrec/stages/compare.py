@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from genrec.artifacts import ArtifactStore, Manifest, canonical_json, read_manifest
+from genrec.bundle import AUGMENTED
 from genrec.config import EvaluationSettings
 from genrec.errors import ArtifactError
-from genrec.stages.evaluation import FRAMES, ITEM_KNN, METRICS, POPULARITY, SASREC
+from genrec.stages.evaluation import BLEND, FRAMES, ITEM_KNN, METRICS, POPULARITY, SASREC, USER_KNN
 from genrec.stages.runner import open_stage
 
 if TYPE_CHECKING:
@@ -24,9 +25,17 @@ if TYPE_CHECKING:
     from genrec.evaluation.metrics import MetricRow
 
 SEED = "run.seed"
-STAGES_OF = {POPULARITY: ("prepare",), ITEM_KNN: ("prepare",), SASREC: ("prepare", "sasrec")}
+STAGES_OF = {
+    POPULARITY: ("prepare",),
+    ITEM_KNN: ("prepare", "item-knn"),
+    USER_KNN: ("prepare",),
+    BLEND: ("prepare", "item-knn"),
+    SASREC: ("prepare", "sasrec"),
+}
 HOST_STAGES = ("prepare", "tokenize", "pretrain")
-OWN_LEAVES = {ITEM_KNN: ("baselines.item_knn.", "data.max_history", "evaluation.seen_items")}
+AUGMENTED_STAGES = (*HOST_STAGES, "item-knn", "sasrec", "finetune")
+USER_KNN_LEAVES = ("retrieval.", "data.max_history", "evaluation.seen_items")
+OWN_LEAVES = {USER_KNN: USER_KNN_LEAVES, BLEND: USER_KNN_LEAVES}
 """Leaves of the evaluate stage that a model's lists depend on, where it is not the seen-item policy alone (hosts: and
 the beam)."""
 
@@ -93,7 +102,7 @@ def _chain(store: ArtifactStore, manifest: Manifest) -> dict[str, Manifest]:
 def _made_with(model: str, manifests: Mapping[str, Manifest]) -> dict[str, Any]:
     """Leaf -> value of all that a model's lists depend on, but for the seed; raw files by their digests."""
     made: dict[str, Any] = {}
-    for stage in STAGES_OF.get(model, HOST_STAGES):
+    for stage in STAGES_OF.get(model, AUGMENTED_STAGES if model.endswith(AUGMENTED) else HOST_STAGES):
         made |= manifests[stage].settings
         made |= {
             f"{stage}.{name}": value for name, value in manifests[stage].inputs.items() if name.startswith("file:")

@@ -1,4 +1,4 @@
-"""The chain of stages: prepare -> tokenize, sasrec -> pretrain -> evaluate -> bundle.
+"""The chain of stages: prepare -> tokenize, item-knn, sasrec -> pretrain -> finetune -> evaluate -> bundle.
 
 What stands under ``ignores`` decides how fast, where or how visibly a result is made, not which. The
 strategy and the number of workers do count: their random streams differ, so do the weights, and a
@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from genrec.config import Settings
-from genrec.stages import evaluation, steps, training
+from genrec.stages import evaluation, neighbours, steps, training
 from genrec.stages.stage import Stage
 
 
@@ -58,6 +58,17 @@ HOST_RECIPE = (
 )
 """Leaves of the train loop for which SASRec has its own, so that tuning the host never trains it again."""
 
+RETRIEVAL_MANNER = (
+    "retrieval.train_positions",
+    "retrieval.block_queries",
+    "retrieval.shard_users",
+    "retrieval.workers",
+)
+"""Leaves of the retrieval that only its caches read."""
+
+GATE = ("plugin.retrieval", "plugin.gate")
+"""Leaves of the plug-in that come into play after the host is trained."""
+
 STAGES: dict[str, Stage] = {
     stage.name: stage
     for stage in (
@@ -81,6 +92,13 @@ STAGES: dict[str, Stage] = {
             spread=True,
         ),
         Stage(
+            name="item-knn",
+            about="tune and count the co-occurrence baseline",
+            make=neighbours.item_knn,
+            depends=("baselines.item_knn", "data.max_history", "evaluation.seen_items"),
+            inputs=("prepare",),
+        ),
+        Stage(
             name="sasrec",
             about="train the dense baseline",
             make=training.sasrec,
@@ -99,18 +117,30 @@ STAGES: dict[str, Stage] = {
                 *("model", "plugin", "training", "data.max_history", "run.seed"),
                 *("evaluation.seen_items", "evaluation.beams"),
             ),
-            ignores=TRAINING_MANNER,
+            ignores=TRAINING_MANNER + GATE,
             inputs=("prepare", "tokenize"),
             resumable=True,
             spread=True,
         ),
         Stage(
+            name="finetune",
+            about="learn how far to trust neighbours",
+            make=neighbours.finetune,
+            # SASRec's shape is here for serving, which builds it from the bundle's settings.
+            depends=(
+                *GATE,
+                *("retrieval", "baselines.sasrec", "data.max_history", "evaluation.seen_items", "run.seed"),
+            ),
+            ignores=RETRIEVAL_MANNER,
+            inputs=("prepare", "tokenize", "item-knn", "sasrec", "pretrain"),
+        ),
+        Stage(
             name="evaluate",
             about="rank the whole catalog with every model",
             make=evaluation.evaluate,
-            depends=("evaluation", "baselines.item_knn", "data.max_history"),
-            ignores=("evaluation.batch_size",),
-            inputs=("prepare", "tokenize", "sasrec", "pretrain"),
+            depends=("evaluation", "retrieval", "data.max_history"),
+            ignores=("evaluation.batch_size", *RETRIEVAL_MANNER),
+            inputs=("prepare", "tokenize", "item-knn", "sasrec", "pretrain", "finetune"),
         ),
         Stage(
             name="bundle",
@@ -118,7 +148,7 @@ STAGES: dict[str, Stage] = {
             make=steps.bundle,
             depends=("bundle",),
             ignores=("bundle.name",),
-            inputs=("prepare", "tokenize", "pretrain", "evaluate"),
+            inputs=("prepare", "tokenize", "pretrain", "finetune", "evaluate"),
         ),
     )
 }

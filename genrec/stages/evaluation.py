@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from genrec.config import ItemKNNSettings, Settings
+from genrec.bundle import AUGMENTED
+from genrec.config import RetrievalSettings, Settings
+from genrec.errors import DataError
+from genrec.stages.neighbours import ITEM_KNN_FILE
 from genrec.stages.stage import Context, Outcome
 from genrec.stages.training import WEIGHTS, build_sasrec
 
@@ -15,13 +18,16 @@ if TYPE_CHECKING:
     from genrec.data.interactions import Interactions
     from genrec.evaluation.frame import EvalFrame
     from genrec.evaluation.metrics import MetricRow, PairedDifference
+    from genrec.evaluation.rank import GenerateFn
     from genrec.models.dense import DenseScorer
+    from genrec.retrieval.user_knn import UserKNN
     from genrec.tokenizer.sid_table import SidTable
 
 logger = logging.getLogger(__name__)
 
 FRAMES, METRICS, REPORT = "frames", "metrics.json", "report.html"
-POPULARITY, ITEM_KNN, SASREC = "popularity", "item-knn", "sasrec"
+POPULARITY, ITEM_KNN, USER_KNN, BLEND, SASREC = "popularity", "item-knn", "user-knn", "item-knn+user-knn", "sasrec"
+USER_KNN_WEIGHT = 0.5
 CLAIM = "ndcg@10"
 
 
@@ -61,9 +67,12 @@ def evaluate(context: Context) -> Outcome:
 
 
 def rank_all(context: Context, interactions: Interactions, table: SidTable) -> Iterator[EvalFrame]:
-    """A frame of test users for each model: counts first, then SASRec, then the host."""
+    """A frame of test users for each model: counts first, then SASRec, the host, and the host with neighbours."""
+    from genrec.data.load import load_catalog
     from genrec.decoding import generate
     from genrec.evaluation.rank import rank_dense, rank_generative
+    from genrec.genplugin.augmented import load_augmented
+    from genrec.models.dense import Blend
     from genrec.models.item_knn import ItemKNN
     from genrec.models.popularity import Popularity
     from genrec.models.registry import build_backbone
@@ -75,54 +84,67 @@ def rank_all(context: Context, interactions: Interactions, table: SidTable) -> I
     seed, length = settings.run.seed, settings.data.max_history
     baseline = build_sasrec(settings, interactions)
     restore_weights(baseline, context.inputs["sasrec"] / WEIGHTS)
+    item_knn = ItemKNN.load(context.inputs["item-knn"] / ITEM_KNN_FILE)
     scorers: dict[str, tuple[DenseScorer, int | None]] = {
         POPULARITY: (Popularity.fit(interactions), None),
-        ITEM_KNN: (ItemKNN.fit(interactions, item_knn_settings(interactions, settings)), None),
-        SASREC: (SasRecScorer(baseline.to(device)), seed),
+        ITEM_KNN: (item_knn, None),
     }
+    catalog = load_catalog(context.inputs["prepare"])
+    user_knn = _user_knn(interactions, catalog.texts, settings.retrieval)
+    if user_knn is not None:
+        scorers[USER_KNN] = (user_knn, None)
+        scorers[BLEND] = (Blend([(item_knn, 1.0), (user_knn, USER_KNN_WEIGHT)]), None)
+    scorers[SASREC] = (SasRecScorer(baseline.to(device)), seed)
     for name, (scorer, trained_with) in scorers.items():
         yield rank_dense(
             scorer, interactions, "test", settings.evaluation, max_history=length, model=name, seed=trained_with
         )
     host = build_backbone(settings.model, table)
     restore_weights(host, context.inputs["pretrain"] / WEIGHTS)
-    yield rank_generative(
-        generate,
-        host.to(device).eval(),
-        interactions,
-        "test",
-        settings.evaluation,
-        max_history=length,
-        model=settings.model.backbone,
-        seed=seed,
-        device=device,
-    )
+    host.to(device).eval()
+    calls: dict[str, GenerateFn] = {settings.model.backbone: generate}
+    augmented = load_augmented(host, interactions, catalog.texts, settings, context.inputs["finetune"])
+    if augmented is not None:
+        calls[settings.model.backbone + AUGMENTED] = augmented.generate
+    for name, call in calls.items():
+        yield rank_generative(
+            call,
+            host,
+            interactions,
+            "test",
+            settings.evaluation,
+            max_history=length,
+            model=name,
+            seed=seed,
+            device=device,
+        )
 
 
-def item_knn_settings(interactions: Interactions, settings: Settings) -> ItemKNNSettings:
-    """Item-kNN's settings, tuned on validation targets if they say so."""
-    from genrec.evaluation.tuning import tune_item_knn
+def _user_knn(interactions: Interactions, texts: Sequence[str], settings: RetrievalSettings) -> UserKNN | None:
+    """BM25 user-kNN; none where the catalog's texts hold no words."""
+    from genrec.retrieval.user_knn import UserKNN
 
-    start = settings.baselines.item_knn
-    if not start.tune:
-        return start
-    best, trials = tune_item_knn(interactions, start, settings.evaluation, max_history=settings.data.max_history)
-    logger.info("item-kNN tuned in %d trials: %s", len(trials), best)
-    return best
+    try:
+        return UserKNN.fit(interactions, texts, settings)
+    except DataError as error:
+        logger.warning("no rows of %s and %s: %s", USER_KNN, BLEND, error)
+        return None
 
 
 def differences(
     frames: dict[str, list[EvalFrame]], host: str, settings: Settings
 ) -> list[tuple[str, str, PairedDifference]]:
-    """The host against each other model, over all users and on the tail."""
+    """The host, and the host with neighbours, against each other model, over all users and on the tail."""
     from genrec.evaluation.metrics import paired_difference
 
     cutoff = 10 if max(settings.evaluation.cutoffs) >= 10 else max(settings.evaluation.cutoffs)
     segments = ["all"] + (["tail"] if frames[host][0].segments["tail"].any() else [])
+    ours = [name for name in (host + AUGMENTED, host) if name in frames]
     return [
-        (host, other, paired_difference(frames[host], runs, f"ndcg@{cutoff}", segment, settings.evaluation))
+        (own, other, paired_difference(frames[own], runs, f"ndcg@{cutoff}", segment, settings.evaluation))
+        for place, own in enumerate(ours)
         for other, runs in frames.items()
-        if other != host
+        if other not in ours[: place + 1]
         for segment in segments
     ]
 

@@ -40,11 +40,13 @@ def tokenize(context: Context) -> Outcome:
 def bundle(context: Context) -> Outcome:
     """What serving needs, in one directory."""
     from genrec.bundle import require_floor, write_bundle
+    from genrec.genplugin.augmented import GATE
     from genrec.tokenizer.sid_table import SidTable
 
     rows = json.loads((context.inputs["evaluate"] / "metrics.json").read_bytes())
     require_floor(rows, context.settings)
     table = SidTable.load(context.inputs["tokenize"])
+    finetuned = context.inputs["finetune"]
     made_with: dict[str, object] = {}
     for manifest in context.manifests.values():
         made_with |= manifest.settings
@@ -54,6 +56,7 @@ def bundle(context: Context) -> Outcome:
         context.out,
         weights=context.inputs["pretrain"] / WEIGHTS,
         prepared=context.inputs["prepare"],
+        neighbours=finetuned if (finetuned / GATE).is_file() else None,
         sid_table=table,
         settings=nested(made_with),
         metrics=rows,

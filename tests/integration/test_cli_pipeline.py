@@ -28,9 +28,11 @@ TINY = {
     "tokenizer": {"kind": "residual-kmeans", "level_sizes": [8, 8], "latent": 8},
     "model": {"d_model": 16, "d_ff": 32, "heads": 2, "d_head": 8, "encoder_layers": 1, "decoder_layers": 1},
     "training": {"strategy": "single", "batch_size": 128, "epochs": 2, "tensorboard": False, "validation_users": 50},
+    "plugin": {"retrieval": True, "gate": {"steps": 20}},
     "baselines": {"sasrec": {"d_model": 16, "layers": 1, "epochs": 1, "negatives": None}},
     "evaluation": {"bootstrap_samples": 50},
 }
+WITH_USERS = ("user-knn", "item-knn+user-knn")
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +91,7 @@ def test_status_tells_what_would_be_made(folder, capsys):
     lines = [line for line in capsys.readouterr().out.splitlines() if "│" in line]
     states = {line.split("│")[1].strip(): line.split("│")[3].strip() for line in lines}
     assert states == {
-        **dict.fromkeys(["prepare", "tokenize", "sasrec", "pretrain"], "up to date"),
+        **dict.fromkeys(["prepare", "tokenize", "item-knn", "sasrec", "pretrain", "finetune"], "up to date"),
         **dict.fromkeys(["evaluate", "bundle"], "to be made"),
     }
 
@@ -150,7 +152,7 @@ def hit(rows, model):
 def test_compare_averages_seeds(seeds):
     runs, names = seeds / "runs", ["first", "seed-1", "seed-2"]
     rows = compare(runs, names, EvaluationSettings(bootstrap_samples=50))
-    assert {row.model for row in rows} == {"popularity", "item-knn", "sasrec", "tiger"}
+    assert {row.model for row in rows} == {"popularity", "item-knn", *WITH_USERS, "sasrec", "tiger", "tiger+neighbours"}
     frames = [load_frame(open_stage(runs, name, "evaluate") / "frames" / "tiger.parquet") for name in names]
     row = hit(rows, "tiger")
     assert row.seeds == [0, 1, 2]
@@ -164,9 +166,12 @@ def test_compare_never_mixes_what_was_made_differently(seeds, capsys):
     assert {row.model: row.seeds for row in rows} == {
         "popularity": [],
         "item-knn": [],
+        **{name: [] for name in WITH_USERS},
         "sasrec": [0, 1],
         "tiger [kind=residual-kmeans, seed=0]": [0, 1],
         "tiger [kind=random, seed=5]": [0],
+        "tiger+neighbours [kind=residual-kmeans, seed=0]": [0, 1],
+        "tiger+neighbours [kind=random, seed=5]": [0],
     }
     assert genrec(seeds, "compare", "first", "random", "--json") == 0
     assert {row["model"] for row in json.loads(capsys.readouterr().out)} >= {"tiger [kind=random, seed=5]"}
@@ -177,4 +182,7 @@ def test_compare_never_mixes_what_was_made_differently(seeds, capsys):
 def test_runs_share_what_they_have_in_common(seeds):
     artifacts = seeds / "runs" / "artifacts"
     counts = {stage: len(list((artifacts / stage).glob("[!.]*"))) for stage in STAGES}
-    assert counts == {"prepare": 1, "tokenize": 2, "sasrec": 3, "pretrain": 4, "evaluate": 4, "bundle": 1}
+    assert counts == {
+        **{"prepare": 1, "tokenize": 2, "item-knn": 1, "sasrec": 3},
+        **{"pretrain": 4, "finetune": 4, "evaluate": 4, "bundle": 1},
+    }

@@ -41,6 +41,7 @@ TINY = {
         "strategy": "single", "batch_size": 64, "epochs": 4, "checkpoint_steps": 7, "tensorboard": False,
         "validation_users": 50,
     },
+    "plugin": {"retrieval": True, "gate": {"steps": 40}},
     "baselines": {"sasrec": {"d_model": 16, "layers": 1, "epochs": 6, "negatives": None}},
     "evaluation": {"bootstrap_samples": 50},
 }  # fmt: skip

@@ -19,21 +19,27 @@ from genrec.stages.stage import flatten, nested
 CHAIN = {
     "prepare": [],
     "tokenize": ["prepare"],
+    "item-knn": ["prepare"],
     "sasrec": ["prepare"],
     "pretrain": ["prepare", "tokenize"],
-    "evaluate": ["prepare", "tokenize", "sasrec", "pretrain"],
-    "bundle": ["prepare", "tokenize", "pretrain", "evaluate"],
+    "finetune": ["prepare", "tokenize", "item-knn", "sasrec", "pretrain"],
+    "evaluate": ["prepare", "tokenize", "item-knn", "sasrec", "pretrain", "finetune"],
+    "bundle": ["prepare", "tokenize", "pretrain", "finetune", "evaluate"],
 }
 NOTHING = {
     "run.name", "run.directory", "data.path", "encoder.path", "encoder.batch_size", "tokenizer.published",
     "training.cpus_per_worker", "training.gpus_per_worker", "training.max_failures", "training.checkpoint_every",
     "training.checkpoint_steps", "training.log_every", "training.tensorboard", "training.mlflow_uri",
     "training.deepspeed.nvme_path", "evaluation.batch_size", "bundle.name",
+    "retrieval.train_positions", "retrieval.block_queries", "retrieval.shard_users", "retrieval.workers",
 }  # fmt: skip
 SPECIAL = {
-    "run.seed": {"sasrec", "pretrain"},
-    "data.max_history": {"sasrec", "pretrain", "evaluate"},
-    "evaluation.seen_items": {"sasrec", "pretrain", "evaluate"},
+    "run.seed": {"sasrec", "pretrain", "finetune"},
+    "data.max_history": {"item-knn", "sasrec", "pretrain", "finetune", "evaluate"},
+    "evaluation.seen_items": {"item-knn", "sasrec", "pretrain", "finetune", "evaluate"},
+    "plugin.retrieval": {"finetune"},
+    "plugin.gate.steps": {"finetune"},
+    "plugin.gate.users": {"finetune"},
     "evaluation.beams": {"pretrain", "evaluate"},
     "training.strategy": {"sasrec", "pretrain"},
     "training.workers": {"sasrec", "pretrain"},
@@ -52,11 +58,11 @@ SECTIONS = {
     "model": {"pretrain"},
     "training": {"pretrain"},
     "baselines.sasrec": {"sasrec"},
-    "baselines.item_knn": {"evaluate"},
+    "baselines.item_knn": {"item-knn"},
     "evaluation": {"evaluate"},
     "bundle": {"bundle"},
     "plugin": {"pretrain"},
-    "retrieval": set(),  # joins with the cache stage
+    "retrieval": {"finetune", "evaluate"},
     "ray": set(),
     "serve": set(),
 }
@@ -65,6 +71,7 @@ COMPANY = {
     "data.reader": {"data": {"path": "somewhere"}},
     "model.backbone": {"model": {"encoder_attention": "causal"}},
     "plugin.substitution.p1": {"plugin": {"language": True}},
+    "retrieval.paths": {"retrieval": {"vote_sources": ["item-knn"]}},
     "training.workers_min": {"training": {"workers": 8}},
     "training.deepspeed.offload_optimizer": {"training": {"deepspeed": {"zero_stage": 3}}},
     "training.deepspeed.offload_parameters": {"training": {"deepspeed": {"zero_stage": 3}}},
@@ -188,7 +195,7 @@ def test_published_codes_count_by_content(tmp_path, monkeypatch):
     first = with_codes("a.json", "{}")
     assert with_codes("b.json", "{}") == first
     changed = with_codes("a.json", "{ }")
-    assert {name for name in first if changed[name] != first[name]} == {"tokenize", "pretrain", "evaluate", "bundle"}
+    assert {name for name in first if changed[name] != first[name]} == closure({"tokenize"})
 
 
 def test_flatten_and_nested_are_inverse():

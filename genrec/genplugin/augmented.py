@@ -1,0 +1,282 @@
+"""The whole system: a generator and what its neighbours vote for, as one distribution over items.
+
+Neighbours are looked up for each batch by the same :class:`~genrec.retrieval.retriever.Retriever` that the caches
+use; the learnt gate weighs their votes against the generator; ``generate`` and ``score`` are exact for the mixture
+(docs/decisions/0006). The backbone knows nothing of it and is handed to each call, as everywhere in decoding.
+
+Shape letters: B histories, T history items, E items that are not asked for, P scored items, K list length,
+S sources, C = S + 1 parts of the mixture (the generator first), M items of a source, U users.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import load_file as load_arrays
+from safetensors.numpy import save_file as save_arrays
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from genrec.config import RetrievalSettings, Settings
+from genrec.data.interactions import Interactions
+from genrec.decoding import generate, score
+from genrec.decoding.search import Ranked
+from genrec.errors import ArtifactError
+from genrec.genplugin.gate import SourceGate, Votes, fit_gate
+from genrec.models.contracts import Backbone, Batch
+from genrec.models.dense import padded_histories
+from genrec.models.item_knn import ItemKNN
+from genrec.models.sasrec import SasRec
+from genrec.retrieval.bm25_path import Bm25Users
+from genrec.retrieval.documents import training_histories
+from genrec.retrieval.representations import HistoryEncoder, MeanPooledEncoder, SasRecEncoder
+from genrec.retrieval.retriever import COLLABORATIVE, REPRESENTATION, Retriever, needed_spaces
+
+GENERATOR = "generator"
+GATE, VECTORS = "gate.safetensors", "user_vectors.safetensors"
+SASREC, ITEM_KNN = "sasrec.safetensors", "item_knn.safetensors"
+"""Files of a directory that holds all that stands beside the host's weights; BM25 is indexed anew from the texts."""
+
+
+@dataclass(frozen=True, eq=False)
+class AugmentedGenerator:
+    """What stands beside the backbone.
+
+    Attributes:
+        retriever: finds neighbours and their votes.
+        encoders: of the queries, by vector space.
+        gate: weighs the generator and each source.
+        user_vectors: space -> float32 [U, D] that the retriever was fitted with.
+    """
+
+    retriever: Retriever
+    encoders: Mapping[str, HistoryEncoder]
+    gate: SourceGate
+    user_vectors: Mapping[str, NDArray[np.float32]]
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Names of the C parts of the mixture."""
+        return (GENERATOR, *self.gate.sources)
+
+    def votes(self, batch: Batch, exclude_BE: Tensor | None = None) -> Votes:
+        """What each source says of each history; users are never their own neighbours.
+
+        Args:
+            batch: histories, and whose they are (``users_B``, -1 or None: nobody's that is known).
+            exclude_BE: int64 [B, E], items that no source may name, padded with -1.
+        """
+        history_BT, device = batch.history_BT.cpu().numpy(), batch.history_BT.device
+        users_B = np.full(len(history_BT), -1, np.int64) if batch.users_B is None else batch.users_B.cpu().numpy()
+        seen_BE = None if exclude_BE is None else exclude_BE.cpu().numpy()
+        found = self.retriever.retrieve(history_BT, users_B, self.encoders, seen_BT=seen_BE).votes
+        items_BSM = np.stack([found[source].items_BM for source in self.gate.sources], axis=1)
+        weights_BSM = np.stack([found[source].weights_BM for source in self.gate.sources], axis=1)
+        length_B = torch.from_numpy((history_BT >= 0).sum(axis=1))
+        return Votes(
+            torch.from_numpy(items_BSM).to(device), torch.from_numpy(weights_BSM).to(device), length_B.to(device)
+        )
+
+    @torch.inference_mode()
+    def generate(
+        self,
+        backbone: Backbone,
+        batch: Batch,
+        k: int,
+        *,
+        beams: int,
+        exclude_BS: Tensor | None = None,
+        votes: Votes | None = None,
+    ) -> Ranked:
+        """The k most probable items of each history, as :func:`genrec.decoding.generate` gives them.
+
+        Args:
+            backbone: the host.
+            batch: histories and users.
+            k: length of the lists.
+            beams: beam width.
+            exclude_BS: int64, items never to be listed, nor voted for; padded with -1.
+            votes: of :meth:`votes`, if they are at hand.
+        """
+        votes = self.votes(batch, exclude_BS) if votes is None else votes
+        mixture = self.gate.mixture(votes, backbone.sid_table)
+        return generate(backbone, batch, k, beams=beams, exclude_BS=exclude_BS, mixture=mixture)
+
+    def score(
+        self,
+        backbone: Backbone,
+        batch: Batch,
+        items_BP: Tensor,
+        *,
+        exclude_BS: Tensor | None = None,
+        votes: Votes | None = None,
+    ) -> Tensor:
+        """Log-probabilities [B, P] under the same distribution; -inf for PAD_ITEM."""
+        votes = self.votes(batch, exclude_BS) if votes is None else votes
+        return score(backbone, batch, items_BP, mixture=self.gate.mixture(votes, backbone.sid_table))
+
+    @torch.inference_mode()
+    def shares(self, votes: Votes, ranked: Ranked) -> Tensor:
+        """Float [B, C, K]: how much of an item's probability comes from each part."""
+        log_gates, log_masses = self.gate(votes)
+        masses = (log_gates[:, 1:, None] + log_masses).exp()
+        items_BSM, order = votes.items_BSM.sort(dim=-1)
+        wanted_BSK = ranked.items_BK[:, None].expand(-1, items_BSM.shape[1], -1).contiguous()
+        place = torch.searchsorted(items_BSM, wanted_BSK).clamp(max=items_BSM.shape[-1] - 1)
+        named = items_BSM.gather(-1, place) == wanted_BSK
+        voted_BSK = masses.gather(-1, order.gather(-1, place)) * named
+        generated_BK = (ranked.scores_BK.exp() - voted_BSK.sum(dim=1)).clamp(min=0)
+        return torch.cat([generated_BK[:, None], voted_BSK], dim=1)
+
+    def save(self, directory: Path, sid_version: str) -> None:
+        """Write gate and user vectors as safetensors; the gate's metadata names the semantic IDs."""
+        save_file(
+            {n: t.contiguous() for n, t in self.gate.state_dict().items()},
+            directory / GATE,
+            {"sid_version": sid_version},
+        )
+        if self.user_vectors:
+            save_arrays(dict(self.user_vectors), directory / VECTORS)
+
+
+def files_needed(settings: Settings) -> tuple[str, ...]:
+    """Which of the trained baselines' files the settings ask for."""
+    retrieval = voting_settings(settings.retrieval)
+    sasrec = (SASREC,) if COLLABORATIVE in needed_spaces(retrieval) else ()
+    return (*sasrec, *((ITEM_KNN,) if "item-knn" in retrieval.vote_sources else ()))
+
+
+def assemble(
+    backbone: Backbone, interactions: Interactions, item_texts: Sequence[str], settings: Settings, directory: Path
+) -> AugmentedGenerator:
+    """Index the training part of all users; the gate is not learnt yet.
+
+    Args:
+        backbone: the trained host.
+        interactions: the prepared data.
+        item_texts: N texts.
+        settings: the resolved tree (retrieval, baselines.sasrec, data.max_history).
+        directory: holds :func:`files_needed`; user vectors are read if they are there, else computed.
+
+    Raises:
+        ArtifactError: a file is absent, damaged or does not fit the settings.
+        DataError: BM25 is asked for and the texts hold no words.
+    """
+    retrieval, needed = voting_settings(settings.retrieval), files_needed(settings)
+    device = backbone.token_embedding.weight.device
+    encoders: dict[str, HistoryEncoder] = {}
+    if SASREC in needed:
+        sasrec = SasRec(settings.baselines.sasrec, interactions.n_items, settings.data.max_history)
+        _restore(sasrec, directory / SASREC)
+        encoders[COLLABORATIVE] = SasRecEncoder(sasrec.to(device))
+    if REPRESENTATION in needed_spaces(retrieval):
+        encoders[REPRESENTATION] = MeanPooledEncoder(backbone, settings.data.max_history)
+    vectors = _load_vectors(directory / VECTORS)
+    if vectors is None:
+        known_UT = training_histories(interactions, np.arange(interactions.n_users), retrieval.max_history)
+        vectors = {space: encoder(known_UT) for space, encoder in encoders.items()}
+    retriever = Retriever.fit(
+        interactions,
+        retrieval,
+        user_vectors=vectors,
+        item_knn=ItemKNN.load(directory / ITEM_KNN) if ITEM_KNN in needed else None,
+        text=Bm25Users.fit(interactions, item_texts, retrieval) if "text" in retrieval.paths else None,
+    )
+    gate = SourceGate(retrieval.vote_sources).to(device).requires_grad_(False).eval()
+    return AugmentedGenerator(retriever, encoders, gate, vectors)
+
+
+def load_augmented(
+    backbone: Backbone, interactions: Interactions, item_texts: Sequence[str], settings: Settings, directory: Path
+) -> AugmentedGenerator | None:
+    """What ``finetune`` left in ``directory``, ready to generate; None if it learnt no gate.
+
+    Raises:
+        ArtifactError: as :func:`assemble`, or a gate of other sources or semantic IDs.
+    """
+    path = directory / GATE
+    if not path.is_file():
+        return None
+    augmented = assemble(backbone, interactions, item_texts, settings, directory)
+    _restore(augmented.gate, path)
+    with safe_open(path, framework="numpy") as stream:
+        backbone.sid_table.require((stream.metadata() or {}).get("sid_version", "unknown"), str(path))
+    return augmented
+
+
+def voting_settings(settings: RetrievalSettings) -> RetrievalSettings:
+    """What votes need of the retrieval: users are merged and re-ranked only if the merged ones vote."""
+    return settings if "neighbours" in settings.vote_sources else settings.model_copy(update={"rerank": "paths"})
+
+
+def learn_gate(
+    augmented: AugmentedGenerator, backbone: Backbone, interactions: Interactions, settings: Settings
+) -> dict[str, Any]:
+    """Learn the gate on validation targets, in place.
+
+    Args:
+        augmented: of :func:`assemble`.
+        backbone: the host, in evaluation mode.
+        interactions: the data set.
+        settings: plugin.gate, data.max_history, evaluation's batch size and seen-item policy, run.seed.
+
+    Returns:
+        Nats a target before and after, mean gates, exponents, and how often each source names the target.
+    """
+    wanted, seed = settings.plugin.gate, settings.run.seed
+    users = interactions.users_with("valid")
+    if wanted.users is not None and len(users) > wanted.users:
+        users = np.sort(np.random.default_rng(seed).choice(users, wanted.users, replace=False))
+    targets_B = torch.from_numpy(interactions.targets("valid")[users].astype(np.int64))
+    parts, generated = [], []
+    size = settings.evaluation.batch_size
+    device = backbone.token_embedding.weight.device
+    for begin in range(0, len(users), size):
+        rows = users[begin : begin + size]
+        history_BT = padded_histories(interactions, rows, "valid", settings.data.max_history)
+        batch = Batch(torch.from_numpy(history_BT), users_B=torch.from_numpy(rows)).to(device)
+        exclude_BE = None
+        if settings.evaluation.seen_items == "exclude":
+            exclude_BE = torch.from_numpy(padded_histories(interactions, rows, "valid", None)).to(device)
+        parts.append(augmented.votes(batch, exclude_BE))
+        with torch.no_grad():
+            generated.append(score(backbone, batch, targets_B[begin : begin + size, None].to(device))[:, 0].float())
+    fields = ("items_BSM", "weights_BSM", "history_B")
+    votes = Votes(*(torch.cat([getattr(part, field) for part in parts]) for field in fields))
+    targets_B, gate = targets_B.to(device), augmented.gate
+    gate.requires_grad_(True)
+    nats = fit_gate(gate, votes, torch.cat(generated), targets_B, steps=wanted.steps, seed=seed)
+    gate.requires_grad_(False)
+    named_BS = (votes.items_BSM == targets_B[:, None, None]).any(dim=-1)
+    gates_C = gate(votes)[0].exp().mean(dim=0).tolist()
+    return {
+        "sources": list(gate.sources),
+        "users": len(users),
+        "nats": nats,
+        "mean_gates": dict(zip(augmented.parts, gates_C, strict=True)),
+        "powers": dict(zip(gate.sources, gate.log_power.exp().tolist(), strict=True)),
+        "names_target": dict(zip(gate.sources, named_BS.float().mean(dim=0).tolist(), strict=True)),
+    }
+
+
+def _restore(model: nn.Module, path: Path) -> None:
+    try:
+        model.load_state_dict(load_file(path))
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise ArtifactError(f"{path}: does not fit these settings ({error}). Run `finetune` again.") from error
+
+
+def _load_vectors(path: Path) -> dict[str, NDArray[np.float32]] | None:
+    if not path.is_file():
+        return None
+    try:
+        return dict(load_arrays(path))
+    except SafetensorError as error:
+        raise ArtifactError(f"{path}: not user vectors ({error}). Run `finetune` again.") from error
