@@ -14,9 +14,12 @@ from safetensors.torch import save_file
 from genrec.artifacts import Manifest, write_manifest
 from genrec.bundle import write_bundle
 from genrec.config import Settings
-from genrec.data.load import load_catalog
+from genrec.data.load import load_catalog, load_interactions
 from genrec.data.prepare import prepare
+from genrec.genplugin.augmented import ITEM_KNN, SASREC, AugmentedGenerator, assemble, learn_gate
 from genrec.models import build_backbone
+from genrec.models.item_knn import ItemKNN
+from genrec.models.sasrec import SasRec
 from genrec.stages import Pipeline
 from genrec.tokenizer.sid_table import SidTable
 
@@ -59,8 +62,11 @@ def pipeline_bundle(folder: Path) -> tuple[Path, Settings]:
     return Pipeline(settings).ensure("bundle"), settings
 
 
-def assembled_bundle(folder: Path, seed: int = 0) -> Path:
-    """A bundle below ``folder``; another seed gives other weights, hence another version."""
+def assembled_bundle(folder: Path, seed: int = 0, *, neighbours: bool = False) -> Path:
+    """A bundle below ``folder``; another seed gives other weights, hence another version.
+
+    With ``neighbours`` the bundle has a gate learnt over them, too.
+    """
     data = {"reader": "table", "path": str(raw_data(folder / "raw"))}
     settings = Settings.model_validate({"data": data, "model": MODEL})
     prepared = folder / "prepared"
@@ -71,10 +77,34 @@ def assembled_bundle(folder: Path, seed: int = 0) -> Path:
     table = SidTable(codes_NL, (8, 8))
     torch.manual_seed(seed)
     weights = folder / "weights.safetensors"
-    save_file(build_backbone(settings.model, table).state_dict(), weights, {"sid_version": table.version})
+    host = build_backbone(settings.model, table).eval()
+    save_file(host.state_dict(), weights, {"sid_version": table.version})
+    if neighbours:
+        learnt_neighbours(folder, prepared, settings, host)
     out = folder / "bundle"
     out.mkdir()
     rows = [{"model": "tiger", "dataset": "tiny", "segment": "all", "metric": "hit@10", "value": 0.5}]
-    write_bundle(out, weights=weights, prepared=prepared, sid_table=table, settings={"model": MODEL}, metrics=rows)
+    write_bundle(
+        out,
+        weights=weights,
+        prepared=prepared,
+        sid_table=table,
+        settings={"model": MODEL},
+        neighbours=folder / "neighbours" if neighbours else None,
+        metrics=rows,
+    )
     write_manifest(out, Manifest(stage="bundle", key="0" * 16, sid_version=table.version))
     return out
+
+
+def learnt_neighbours(folder: Path, prepared: Path, settings: Settings, host: torch.nn.Module) -> AugmentedGenerator:
+    """All that stands beside ``host``, in ``folder / "neighbours"``, around a SASRec with fresh weights."""
+    out = folder / "neighbours"
+    out.mkdir()
+    data, texts = load_interactions(prepared), load_catalog(prepared).texts
+    save_file(SasRec(settings.baselines.sasrec, data.n_items, settings.data.max_history).state_dict(), out / SASREC)
+    ItemKNN.fit(data, settings.baselines.item_knn).save(out / ITEM_KNN)
+    augmented = assemble(host, data, texts, settings, out)
+    learn_gate(augmented, host, data, settings)
+    augmented.save(out, host.sid_table.version)
+    return augmented

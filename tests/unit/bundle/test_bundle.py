@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from safetensors.torch import load_file, save_file
 
 from genrec.artifacts import Manifest, write_manifest
@@ -15,12 +16,12 @@ from genrec.bundle import load_bundle, require_floor, write_bundle
 from genrec.config import Settings, load_settings
 from genrec.errors import ArtifactError, VersionMismatchError
 from genrec.tokenizer.sid_table import SidTable
-from tests.serving import ITEMS, USERS, assembled_bundle
+from tests.serving import ITEMS, MODEL, USERS, assembled_bundle
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory) -> Path:
-    return assembled_bundle(tmp_path_factory.mktemp("bundle"))
+    return assembled_bundle(tmp_path_factory.mktemp("bundle"), neighbours=True)
 
 
 @pytest.fixture
@@ -51,6 +52,7 @@ def test_a_link_is_followed_to_the_bundle_itself(made, tmp_path):
 def test_byte_flips_are_each_refused(made, copied):
     files = [path for path in sorted(copied.rglob("*")) if path.is_file()]
     assert {"manifest.json", "weights.safetensors", "settings.yaml", "catalog.parquet"} <= {f.name for f in files}
+    assert {"gate.safetensors", "item_knn.safetensors", "sasrec.safetensors"} <= {f.name for f in files}
     rng = np.random.default_rng(1)
     for trial in range(40 * len(files)):
         file = files[trial % len(files)]
@@ -103,6 +105,24 @@ def test_weights_of_another_shape_are_refused(copied):
         load_bundle(copied).backbone()
 
 
+def test_neighbours_that_do_not_fit_are_refused(copied):
+    bundle = load_bundle(copied)
+    gate = copied / "neighbours" / "gate.safetensors"
+    save_file(load_file(gate), gate, {"sid_version": "f" * 16})
+    with pytest.raises(VersionMismatchError, match="semantic IDs ffff"):
+        bundle.augmented(bundle.backbone())
+    (copied / "settings.yaml").write_text(yaml.safe_dump({"model": MODEL, "retrieval": {"vote_sources": ["text"]}}))
+    write_manifest(copied, Manifest(stage="bundle", key="k"))
+    fewer = load_bundle(copied)
+    with pytest.raises(ArtifactError, match=r"gate\.safetensors: does not fit these settings"):
+        fewer.augmented(fewer.backbone())
+
+
+def test_a_bundle_without_neighbours_has_no_mixture(tmp_path):
+    bundle = load_bundle(assembled_bundle(tmp_path))
+    assert bundle.augmented(bundle.backbone()) is None
+
+
 def test_weights_of_another_table_cannot_be_bundled(made, tmp_path):
     table = SidTable.load(made)
     save_file(load_file(made / "weights.safetensors"), tmp_path / "w.safetensors", {"sid_version": "f" * 16})
@@ -133,3 +153,11 @@ def test_floor_refuses_a_model_below_popularity():
     with pytest.raises(ArtifactError, match=r"ndcg@20 of tiger is 0\.1000, of popularity 0\.1000.*bundle\.floor=none"):
         require_floor(rows(0.1, 0.1), gated)
     require_floor(rows(0.1, 0.2), Settings())
+
+
+def test_floor_judges_what_will_be_served():
+    gated = Settings.model_validate({"bundle": {"floor": "popularity"}})
+    whole = {**rows(0.3, 0.2)[0], "model": "tiger+neighbours"}
+    require_floor([*rows(0.1, 0.2), whole], gated)
+    with pytest.raises(ArtifactError, match=r"of tiger\+neighbours is 0\.1500"):
+        require_floor([*rows(0.3, 0.2), {**whole, "value": 0.15}], gated)

@@ -42,6 +42,45 @@ def test_lists_equal_offline_generate_one_by_one(recommender):
         assert [item.score for item in answer] == pytest.approx(ranked.scores_BK[0].tolist(), abs=1e-4)
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Recommender:
+    """A recommender whose bundle has neighbours."""
+    return Recommender(load_bundle(assembled_bundle(tmp_path_factory.mktemp("whole"), neighbours=True)), batch_size=16)
+
+
+def test_with_neighbours_lists_equal_the_offline_ones_one_by_one(whole):
+    users = [f"u{user}" for user in range(200)]
+    answers = whole.recommend_batch([RecommendRequest(user, None, 10) for user in users])
+    bundle = whole.bundle
+    backbone = bundle.backbone()
+    augmented = bundle.augmented(backbone)
+    for user, answer in zip(users, answers, strict=True):
+        history = whole.history_of(user)
+        batch = Batch(
+            torch.tensor(history[-20:][None].astype(np.int64)),
+            users_B=torch.tensor([bundle.interactions.user_ids.index(user)]),
+        )
+        seen = torch.tensor(np.unique(history)[None].astype(np.int64))
+        ranked = augmented.generate(backbone, batch, 10, beams=20, exclude_BS=seen)
+        assert [item.item_id for item in answer] == [bundle.catalog.item_ids[i] for i in ranked.items_BK[0]]
+        assert [item.score for item in answer] == pytest.approx(ranked.scores_BK[0].tolist(), abs=1e-4)
+        assert {item.evidence["strongest_source"] for item in answer} <= set(augmented.parts)
+
+
+def test_with_neighbours_a_history_sent_in_a_known_users_name_equals_the_known_one(whole):
+    ids = whole.bundle.catalog.item_ids
+    sent = tuple(ids[i] for i in whole.history_of("u3"))
+    (a,), (b,) = (whole.recommend_batch([r]) for r in (known(3), RecommendRequest("u3", sent, 10)))
+    assert a == b
+
+
+def test_with_neighbours_batch_mates_change_nothing(whole):
+    requests = [known(1, 3), known(2, 30), known(5, 60), RecommendRequest(None, known_items(whole, 40), 7)]
+    for request, answer in zip(requests, whole.recommend_batch(requests), strict=True):
+        (alone,) = whole.recommend_batch([request])
+        assert [item.item_id for item in alone] == [item.item_id for item in answer]
+
+
 def test_a_history_sent_along_equals_the_known_one(recommender):
     ids = recommender.bundle.catalog.item_ids
     sent = tuple(ids[i] for i in recommender.history_of("u3"))
