@@ -53,7 +53,7 @@ def add_dropped(states: Tensor, branch: Tensor, probability: float, training: bo
 
 
 def relu_dropout(states: Tensor, probability: float, training: bool) -> Tensor:
-    """dropout(ReLU(states))."""
+    """dropout(ReLU(states)); may overwrite ``states``, which therefore must be nobody else's and no leaf."""
     if not training or probability == 0.0:
         return functional.relu(states)
     if not _by_hand(states):
@@ -62,20 +62,33 @@ def relu_dropout(states: Tensor, probability: float, training: bool) -> Tensor:
 
 
 class _ReluDropout(Function):
-    """A zero of the result means inactive or dropped, and both have no gradient: the result is all there is to save."""
+    """A zero of the result means inactive or dropped, and both have no gradient: the result is all there is to save.
+
+    It works in place, a piece that fits the cache at a time, on what the linear layer before it no longer needs.
+    """
 
     @staticmethod
     def forward(ctx: Any, states: Tensor, probability: float) -> Tensor:
-        kept = keep_mask(states, probability).mul_(1 / (1 - probability))
-        result = states.clamp_min(0).mul_(kept)
-        ctx.save_for_backward(result)
+        ctx.mark_dirty(states)
         ctx.scale = 1 / (1 - probability)
-        return result
+        for piece in _pieces(states):
+            piece.clamp_min_(0).mul_(keep_mask(piece, probability).mul_(ctx.scale))
+        ctx.save_for_backward(states)
+        return states
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         (result,) = ctx.saved_tensors
-        return torch.ops.aten.threshold_backward(gradient, result, 0).mul_(ctx.scale), None
+        found = torch.empty_like(result)
+        for into, piece, above in zip(_pieces(found), _pieces(gradient.contiguous()), _pieces(result), strict=True):
+            torch.ops.aten.threshold_backward(piece, above, 0, grad_input=into)
+            into.mul_(ctx.scale)
+        return found, None
+
+
+def _pieces(states: Tensor) -> tuple[Tensor, ...]:
+    """Pieces of about 2^18 numbers."""
+    return states.view(-1).split(2**18)
 
 
 def rms_norm(states: Tensor, weight: Tensor, eps: float) -> Tensor:
