@@ -92,7 +92,9 @@ class TokenizerSettings(Section):
 class ModelSettings(Section):
     """The host backbone. Defaults are the shape that GENPLUGIN's paper gives its hosts."""
 
-    backbone: Literal["tiger", "decoder-only"] = "tiger"
+    backbone: Literal["tiger", "letter", "decoder-only"] = Field(
+        "tiger", description="letter: TIGER's network, meant for tokenizer.kind `letter`"
+    )
     d_model: PositiveInt = 128
     d_ff: PositiveInt = 1024
     heads: PositiveInt = 6

@@ -10,10 +10,13 @@ from torch import nn
 from genrec.config import ModelSettings
 from genrec.models.decoder_only import DecoderOnly
 from genrec.models.host import Host
+from genrec.models.letter import Letter
 from genrec.models.tiger import Tiger
 from genrec.tokenizer.sid_table import SidTable
 
-HOSTS: Mapping[str, type[Tiger] | type[DecoderOnly]] = MappingProxyType({"tiger": Tiger, "decoder-only": DecoderOnly})
+HOSTS: Mapping[str, type[Tiger] | type[DecoderOnly]] = MappingProxyType(
+    {"tiger": Tiger, "letter": Letter, "decoder-only": DecoderOnly}
+)
 """The hosts, by the name that ``model.backbone`` uses."""
 
 

@@ -32,6 +32,11 @@ def tokenizer_sources(settings: Settings) -> dict[str, Path]:
     return sources
 
 
+def tokenizer_inputs(settings: Settings) -> tuple[str, ...]:
+    """LETTER's codes follow SASRec's item vectors; no other kind waits for SASRec."""
+    return ("sasrec",) if settings.tokenizer.kind == "letter" else ()
+
+
 TRAINING_MANNER = (
     "training.cpus_per_worker",
     "training.gpus_per_worker",
@@ -88,6 +93,7 @@ STAGES: dict[str, Stage] = {
             depends=("encoder", "tokenizer"),
             ignores=("encoder.path", "encoder.batch_size", "tokenizer.published"),
             inputs=("prepare",),
+            further_inputs=tokenizer_inputs,
             sources=tokenizer_sources,
             spread=True,
         ),

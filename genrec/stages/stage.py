@@ -9,7 +9,7 @@ so that a leaf added later counts until somebody decides otherwise: making again
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +62,7 @@ class Stage:
         depends: sections or leaves (dotted) of the settings that the result depends on.
         ignores: leaves of these that do not change the result.
         inputs: stages whose artifacts it reads.
+        further_inputs: stages that it reads as well under these settings; None for none.
         sources: name -> file outside the store that it reads (hashed into the key); None for none.
         resumable: a killed attempt is continued from its scratch directory, not begun anew.
         spread: it uses Ray, unless the strategy is `single`.
@@ -73,6 +74,7 @@ class Stage:
     depends: tuple[str, ...] = ()
     ignores: tuple[str, ...] = ()
     inputs: tuple[str, ...] = ()
+    further_inputs: Callable[[Settings], tuple[str, ...]] | None = None
     sources: Callable[[Settings], Mapping[str, Path]] | None = None
     resumable: bool = False
     spread: bool = False
@@ -97,7 +99,7 @@ class Plan:
     """A stage with its address, before anything is run.
 
     Attributes:
-        stage: the declaration.
+        stage: the declaration, its inputs those under the settings.
         key: address of its artifact.
         settings: leaf -> value that the key depends on.
         inputs: input stage -> key, and ``file:name`` -> SHA-256.
@@ -113,15 +115,22 @@ def plan(stages: Mapping[str, Stage], settings: Settings) -> dict[str, Plan]:
     """Keys of all stages, computed without running any.
 
     Args:
-        stages: by name, inputs before the stages that read them.
+        stages: by name; what they read is among them.
         settings: the resolved tree.
     """
     plans: dict[str, Plan] = {}
-    for name, stage in stages.items():
-        relevant = stage.relevant(settings)
-        inputs = {source: plans[source].key for source in stage.inputs} | stage.source_digests(settings)
-        plans[name] = Plan(stage, ArtifactStore.key(name, relevant, inputs), relevant, inputs)
-    return plans
+
+    def address(name: str) -> Plan:
+        if name not in plans:
+            stage = stages[name]
+            if stage.further_inputs is not None:
+                stage = replace(stage, inputs=(*stage.inputs, *stage.further_inputs(settings)))
+            relevant = stage.relevant(settings)
+            inputs = {source: address(source).key for source in stage.inputs} | stage.source_digests(settings)
+            plans[name] = Plan(stage, ArtifactStore.key(name, relevant, inputs), relevant, inputs)
+        return plans[name]
+
+    return {name: address(name) for name in stages}
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

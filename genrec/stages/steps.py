@@ -7,9 +7,14 @@ needed, so that `--help`, `config` and `status` answer at once.
 from __future__ import annotations
 
 import json
+from typing import TYPE_CHECKING
 
 from genrec.stages.stage import Context, Outcome, nested
-from genrec.stages.training import EMBEDDINGS, WEIGHTS
+from genrec.stages.training import EMBEDDINGS, WEIGHTS, build_sasrec
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 
 def prepare(context: Context) -> Outcome:
@@ -33,8 +38,29 @@ def tokenize(context: Context) -> Outcome:
     # Kept beside the IDs: the language view reads the embeddings, and new items go through the same encoder.
     save_file({"embeddings": embeddings_NE}, context.out / EMBEDDINGS)
     save_encoder(encoder, context.out / "encoder")
-    table, metrics = fit_tokenizer(embeddings_NE, settings.tokenizer, context.out, item_ids=catalog.item_ids)
+    table, metrics = fit_tokenizer(
+        embeddings_NE,
+        settings.tokenizer,
+        context.out,
+        item_ids=catalog.item_ids,
+        collaborative_NC=collaborative_vectors(context),
+    )
     return Outcome(metrics=metrics, sid_version=table.version)
+
+
+def collaborative_vectors(context: Context) -> NDArray[np.float32] | None:
+    """float32 [N, C], SASRec's item vectors, NaN for items that nobody consumed in training; None: kind needs none."""
+    if "sasrec" not in context.inputs:
+        return None
+    from genrec.data.load import load_interactions
+    from genrec.training.checkpoint import restore_weights
+
+    interactions = load_interactions(context.inputs["prepare"])
+    model = build_sasrec(context.settings, interactions)
+    restore_weights(model, context.inputs["sasrec"] / WEIGHTS)
+    vectors_NC = model.item_vectors().detach().numpy().copy()
+    vectors_NC[interactions.train_counts == 0] = float("nan")
+    return vectors_NC
 
 
 def bundle(context: Context) -> Outcome:

@@ -19,6 +19,7 @@ from pydantic import ValidationError
 
 from genrec.config.sections import TokenizerSettings
 from genrec.errors import ArtifactError, DataError
+from genrec.tokenizer.letter import LetterQuantizer
 from genrec.tokenizer.metrics import code_metrics, reconstruction_error, similarity_by_depth
 from genrec.tokenizer.published import PublishedCodes, read_published
 from genrec.tokenizer.quantizer import CHUNK, Codes, FloatRows, Quantizer, quantizer_meta
@@ -40,18 +41,12 @@ def make_quantizer(settings: TokenizerSettings) -> Quantizer:
         return PublishedCodes(sizes)
     if settings.kind == "residual-kmeans":
         return ResidualKMeans(sizes, latent=settings.latent, iterations=settings.kmeans_iterations, seed=seed)
-    return RQVAE(
-        sizes,
-        hidden=settings.hidden,
-        latent=settings.latent,
-        commitment=settings.commitment,
-        epochs=settings.epochs,
-        batch_size=settings.batch_size,
-        learning_rate=settings.learning_rate,
-        sinkhorn=settings.sinkhorn,
-        kmeans_iterations=settings.kmeans_iterations,
-        seed=seed,
-    )
+    names = ("hidden", "latent", "commitment", "epochs", "batch_size", "learning_rate", "sinkhorn", "kmeans_iterations")
+    options: dict[str, Any] = {name: getattr(settings, name) for name in names}
+    if settings.kind == "letter":
+        own = {name: getattr(settings, name) for name in ("alignment", "diversity", "clusters")}
+        return LetterQuantizer(sizes, **own, **options, seed=seed)
+    return RQVAE(sizes, **options, seed=seed)
 
 
 def fit_tokenizer(
@@ -61,6 +56,7 @@ def fit_tokenizer(
     *,
     item_ids: Sequence[str] | None = None,
     exclude_NM: NDArray[Any] | None = None,
+    collaborative_NC: FloatRows | None = None,
     name: str = "text",
 ) -> tuple[SidTable, dict[str, Any]]:
     """Fit a quantizer, give every item a unique ID, save both.
@@ -73,6 +69,8 @@ def fit_tokenizer(
         item_ids: raw ids by item index; only for published codes keyed by id.
         exclude_NM: bool mask [N] or int indices [M] of items held out of the fit; they get their IDs
             afterwards, as new items do.
+        collaborative_NC: float32 [N, C], vectors that kind `letter` aligns the codes with; a row of NaN
+            for an item without.
         name: of the table ("text", "image", ...).
 
     Returns:
@@ -95,6 +93,9 @@ def fit_tokenizer(
         codes_NL = read_published(settings.published, len(embeddings_NE), item_ids)
         quantizer.fit_codes(training_rows, codes_NL[fitted])
         codes_NL[late] = quantizer.encode(embeddings_NE[late])
+    elif isinstance(quantizer, LetterQuantizer):
+        metrics |= quantizer.fit(training_rows, None if collaborative_NC is None else collaborative_NC[fitted])
+        codes_NL = quantizer.encode(embeddings_NE)
     else:
         metrics |= quantizer.fit(training_rows)
         codes_NL = quantizer.encode(embeddings_NE)
@@ -203,7 +204,8 @@ class Tokenizer:
         table = SidTable.load(directory, name)
         table.require(version, str(path))
         kind, _ = quantizer_meta(directory, name)
-        classes: dict[str, type[Quantizer]] = {c.kind: c for c in (RQVAE, ResidualKMeans, RandomCodes, PublishedCodes)}
+        kinds = (RQVAE, LetterQuantizer, ResidualKMeans, RandomCodes, PublishedCodes)
+        classes: dict[str, type[Quantizer]] = {c.kind: c for c in kinds}
         if kind != settings.kind:
             raise ArtifactError(f"{directory}: a {kind!r} quantizer beside {settings.kind!r} settings. Tokenize again.")
         return cls(classes[kind].load(directory, name), settings, table)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -110,16 +110,16 @@ class RQVAE(ResidualQuantizer):
         optimizer = torch.optim.Adam(self._weights(), lr=self.learning_rate)
         warmup = max(1, round(WARMUP_SHARE * self.epochs))
         for _ in range(warmup):
-            for rows_BE in self._batches(embeddings_NE, rng):
+            for _, rows_BE in self._batches(embeddings_NE, rng):
                 _step(optimizer, functional.mse_loss(self.decoder(self.encoder(rows_BE)), rows_BE))
         self._start_codebooks(embeddings_NE)
         optimizer.add_param_group({"params": self.codebooks})
         best, since, revived, epoch, loss = float("inf"), 0, 0, warmup, 0.0
         while epoch < self.epochs and since < PATIENCE:
-            loss, dead = self._epoch(embeddings_NE, optimizer, rng)
+            loss, further, dead = self._epoch(embeddings_NE, optimizer, rng)
             epoch, revived = epoch + 1, revived + dead
-            since = 0 if loss < (1 - FLAT) * best else since + 1
-            best = min(best, loss)
+            since = 0 if loss + further < (1 - FLAT) * best else since + 1
+            best = min(best, loss + further)
             log.debug("rq-vae epoch %d: reconstruction %.4f, %d codes revived", epoch, loss, dead)
         self.codebooks = [book.detach() for book in self.codebooks]
         return {"epochs": float(epoch), "reconstruction_loss": loss, "revived_codes": float(revived)}
@@ -149,38 +149,61 @@ class RQVAE(ResidualQuantizer):
         # A catalog smaller than a level leaves codes without a centroid; they wait at zero for their revival.
         self.codebooks = [nn.Parameter(torch.nan_to_num(book)) for book in books]
 
-    def _batches(self, embeddings_NE: FloatRows, rng: torch.Generator) -> Any:
+    def _batches(self, embeddings_NE: FloatRows, rng: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+        """Indices int64 [B] and standardised embeddings [B, E] of each step's items."""
         order = torch.randperm(len(embeddings_NE), generator=rng).numpy()
         for begin in range(0, len(order), self.batch_size):
             rows = np.sort(order[begin : begin + self.batch_size])
             batch_BE = torch.from_numpy(np.asarray(embeddings_NE[rows], dtype=np.float32))
-            yield (batch_BE - self.mean_E) / self.scale
+            yield torch.from_numpy(rows), (batch_BE - self.mean_E) / self.scale
+
+    def _begin_epoch(self) -> None:
+        """For subclasses: before each epoch with quantization."""
+
+    def _further_loss(
+        self, items_B: Tensor, straight_BD: Tensor, codes: Sequence[Tensor], rng: torch.Generator
+    ) -> Tensor | float:
+        """For subclasses: what is added to the loss of a step.
+
+        Args:
+            items_B: int64 [B], rows of the embeddings.
+            straight_BD: quantized vectors whose gradient goes straight to the encoder.
+            codes: int64 [B] of each level.
+            rng: what to draw from.
+        """
+        return 0.0
 
     def _epoch(
         self, embeddings_NE: FloatRows, optimizer: torch.optim.Optimizer, rng: torch.Generator
-    ) -> tuple[float, int]:
+    ) -> tuple[float, float, int]:
+        """One pass: mean reconstruction loss, mean of what subclasses add, codes revived."""
         used = [torch.zeros(size, dtype=torch.int64) for size in self.level_sizes]
         residuals: list[Tensor] = []
-        total, count = 0.0, 0
-        for rows_BE in self._batches(embeddings_NE, rng):
+        total, added, count = 0.0, 0.0, 0
+        self._begin_epoch()
+        for items_B, rows_BE in self._batches(embeddings_NE, rng):
             latent_BD = self.encoder(rows_BE)
             residual_BD, quantized_BD = latent_BD, torch.zeros_like(latent_BD)
-            residuals, quantization = [], torch.zeros(())
+            residuals, codes, quantization = [], [], torch.zeros(())
             for level, codebook_VD in enumerate(self.codebooks):
                 code_B = self._assigned(residual_BD.detach(), codebook_VD.detach(), level)
                 chosen_BD = codebook_VD[code_B]
                 quantization = quantization + functional.mse_loss(chosen_BD, residual_BD.detach())
                 quantization = quantization + self.commitment * functional.mse_loss(residual_BD, chosen_BD.detach())
                 residuals.append(residual_BD.detach())
+                codes.append(code_B)
                 used[level] += torch.bincount(code_B, minlength=len(codebook_VD))
                 quantized_BD = quantized_BD + chosen_BD
                 residual_BD = residual_BD - chosen_BD.detach()
             straight_BD = latent_BD + (quantized_BD - latent_BD).detach()
             reconstruction = functional.mse_loss(self.decoder(straight_BD), rows_BE)
             # The formula sums over dimensions; both terms here are means, over E and over D of them.
-            _step(optimizer, reconstruction + self.latent / rows_BE.shape[1] * quantization)
+            loss = reconstruction + self.latent / rows_BE.shape[1] * quantization
+            further = self._further_loss(items_B, straight_BD, codes, rng)
+            _step(optimizer, loss + further)
             total, count = total + reconstruction.item() * len(rows_BE), count + len(rows_BE)
-        return total / count, self._revive(used, residuals, optimizer, rng)
+            added += float(torch.as_tensor(further).detach()) * len(rows_BE)
+        return total / count, added / count, self._revive(used, residuals, optimizer, rng)
 
     def _assigned(self, residual_BD: Tensor, codebook_VD: Tensor, level: int) -> Tensor:
         distances_BV = squared_distances(residual_BD, codebook_VD)

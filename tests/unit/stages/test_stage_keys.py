@@ -198,6 +198,21 @@ def test_published_codes_count_by_content(tmp_path, monkeypatch):
     assert {name for name in first if changed[name] != first[name]} == closure({"tokenize"})
 
 
+def test_only_letters_tokenizer_waits_for_sasrec():
+    def inputs_and_key(*overrides: str) -> tuple[tuple[str, ...], str]:
+        settings = load_settings(overrides=list(overrides))
+        item = plan(STAGES, settings)["tokenize"]
+        return item.stage.inputs, item.key
+
+    longer = "baselines.sasrec.epochs=7"
+    assert inputs_and_key() == inputs_and_key(longer)
+    assert inputs_and_key()[0] == ("prepare",)
+    letter, other = inputs_and_key("tokenizer.kind=letter"), inputs_and_key("tokenizer.kind=letter", longer)
+    assert letter[0] == other[0] == ("prepare", "sasrec")
+    assert letter[1] != other[1]
+    assert list(plan(STAGES, load_settings(overrides=["tokenizer.kind=letter"]))) == list(STAGES)
+
+
 def test_flatten_and_nested_are_inverse():
     tree = Settings().model_dump(mode="json")
     assert nested(flatten(tree)) == tree

@@ -1,0 +1,74 @@
+"""The whole chain with the other hosts and the plug-in attached: no stage knows which host it works with."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from genrec.artifacts import read_manifest
+from genrec.bundle import load_bundle
+from genrec.config import Settings
+from genrec.data.load import load_interactions
+from genrec.stages import Pipeline
+from genrec.tokenizer.fit import Tokenizer
+from tests.serving import raw_data
+
+pytestmark = pytest.mark.integration
+
+TINY: dict[str, Any] = {
+    "data": {"reader": "table", "min_user_interactions": 3, "min_item_interactions": 2},
+    "encoder": {"text": "tfidf-svd", "dimension": 8},
+    "model": {"d_model": 16, "d_ff": 32, "heads": 2, "d_head": 8, "encoder_layers": 1, "decoder_layers": 2},
+    "training": {"strategy": "single", "batch_size": 64, "epochs": 2, "tensorboard": False, "validation_users": 50},
+    "plugin": {"language": True, "substitution": {"p1": 0.5, "warmup_epochs": 0}, "retrieval": True},
+    "baselines": {"sasrec": {"d_model": 16, "layers": 1, "epochs": 3, "negatives": None}},
+    "evaluation": {"bootstrap_samples": 50},
+    "bundle": {"floor": "none"},
+}  # fmt: skip
+SMALL_IDS = {"level_sizes": [8, 8], "hidden": [16], "latent": 8, "epochs": 10}
+HOSTS = {
+    "letter": {"model": {"backbone": "letter"}, "tokenizer": {"kind": "letter", "clusters": 3}},
+    "decoder-only": {"model": {"backbone": "decoder-only", "encoder_attention": "causal"}, "tokenizer": {}},
+}
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_the_chain_runs_with_every_host(host: str, tmp_path: Path):
+    own = HOSTS[host]
+    tree = {**TINY, "run": {"name": "tiny", "directory": str(tmp_path / "runs")}}
+    tree["data"] = {**TINY["data"], "path": str(raw_data(tmp_path))}
+    tree["model"], tree["tokenizer"] = {**TINY["model"], **own["model"]}, {**SMALL_IDS, **own["tokenizer"]}
+    pipeline = Pipeline(Settings.model_validate(tree))
+    bundle = load_bundle(pipeline.ensure("bundle"))
+    rows = json.loads((pipeline.ensure("evaluate") / "metrics.json").read_text())
+    assert host in {row["model"] for row in rows}
+    assert type(bundle.backbone()).__name__.lower() == host.replace("-", "")
+    tokenized = pipeline.ensure("tokenize")
+    assert ("sasrec" in read_manifest(tokenized).inputs) == (host == "letter")
+    assert Tokenizer.load(tokenized).table.n_items == load_interactions(pipeline.ensure("prepare")).n_items
+
+
+def test_items_nobody_consumed_have_no_collaborative_vector(tmp_path: Path):
+    from genrec.stages.stage import Context
+    from genrec.stages.steps import collaborative_vectors
+
+    tree = {**TINY, "run": {"name": "tiny", "directory": str(tmp_path / "runs")}}
+    raw = raw_data(tmp_path)
+    with (raw / "interactions.csv").open("a", encoding="utf-8") as log:
+        log.writelines(f"u{user},novelty,9000000\n" for user in range(4))  # everybody's last one: the test target
+    with (raw / "items.csv").open("a", encoding="utf-8") as items:
+        items.write("novelty,Novelty,a new one\n")
+    tree["data"] = {**TINY["data"], "path": str(raw)}
+    pipeline = Pipeline(Settings.model_validate({**tree, "tokenizer": {**SMALL_IDS, "kind": "letter"}}))
+    inputs = {name: pipeline.ensure(name) for name in ("prepare", "sasrec")}
+    context = Context(pipeline.settings, tmp_path, tmp_path, inputs, {}, tmp_path)
+    vectors = collaborative_vectors(context)
+    counts = load_interactions(inputs["prepare"]).train_counts
+    assert (counts == 0).sum() == 1
+    assert np.array_equal(np.isnan(vectors).any(axis=1), counts == 0)
+    without = Context(pipeline.settings, tmp_path, tmp_path, {"prepare": inputs["prepare"]}, {}, tmp_path)
+    assert collaborative_vectors(without) is None
