@@ -198,5 +198,6 @@ def _configure_logging(verbose: bool) -> None:
     from rich.logging import RichHandler
 
     handler = RichHandler(console=Console(stderr=True), show_path=False, rich_tracebacks=False)
+    handler.setLevel(logging.INFO if verbose else logging.WARNING)  # some libraries' loggers let everything through
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
     logging.getLogger("genrec").setLevel(logging.INFO if verbose else logging.WARNING)

@@ -16,7 +16,8 @@ from genrec.bundle import write_bundle
 from genrec.config import Settings
 from genrec.data.load import load_catalog, load_interactions
 from genrec.data.prepare import prepare
-from genrec.genplugin.augmented import ITEM_KNN, SASREC, AugmentedGenerator, assemble, learn_gate
+from genrec.genplugin.augmented import ITEM_KNN, SASREC, AugmentedGenerator, assemble
+from genrec.genplugin.gate_learning import learn_gate
 from genrec.models import build_backbone
 from genrec.models.item_knn import ItemKNN
 from genrec.models.sasrec import SasRec

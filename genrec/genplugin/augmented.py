@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -29,9 +28,8 @@ from genrec.data.interactions import Interactions
 from genrec.decoding import generate, score
 from genrec.decoding.search import Ranked
 from genrec.errors import ArtifactError
-from genrec.genplugin.gate import SourceGate, Votes, fit_gate
+from genrec.genplugin.gate import SourceGate, Votes
 from genrec.models.contracts import Backbone, Batch
-from genrec.models.dense import padded_histories
 from genrec.models.item_knn import ItemKNN
 from genrec.models.sasrec import SasRec
 from genrec.retrieval.bm25_path import Bm25Users
@@ -214,56 +212,6 @@ def load_augmented(
 def voting_settings(settings: RetrievalSettings) -> RetrievalSettings:
     """What votes need of the retrieval: users are merged and re-ranked only if the merged ones vote."""
     return settings if "neighbours" in settings.vote_sources else settings.model_copy(update={"rerank": "paths"})
-
-
-def learn_gate(
-    augmented: AugmentedGenerator, backbone: Backbone, interactions: Interactions, settings: Settings
-) -> dict[str, Any]:
-    """Learn the gate on validation targets, in place.
-
-    Args:
-        augmented: of :func:`assemble`.
-        backbone: the host, in evaluation mode.
-        interactions: the data set.
-        settings: plugin.gate, data.max_history, evaluation's batch size and seen-item policy, run.seed.
-
-    Returns:
-        Nats a target before and after, mean gates, exponents, and how often each source names the target.
-    """
-    wanted, seed = settings.plugin.gate, settings.run.seed
-    users = interactions.users_with("valid")
-    if wanted.users is not None and len(users) > wanted.users:
-        users = np.sort(np.random.default_rng(seed).choice(users, wanted.users, replace=False))
-    targets_B = torch.from_numpy(interactions.targets("valid")[users].astype(np.int64))
-    parts, generated = [], []
-    size = settings.evaluation.batch_size
-    device = backbone.token_embedding.weight.device
-    for begin in range(0, len(users), size):
-        rows = users[begin : begin + size]
-        history_BT = padded_histories(interactions, rows, "valid", settings.data.max_history)
-        batch = Batch(torch.from_numpy(history_BT), users_B=torch.from_numpy(rows)).to(device)
-        exclude_BE = None
-        if settings.evaluation.seen_items == "exclude":
-            exclude_BE = torch.from_numpy(padded_histories(interactions, rows, "valid", None)).to(device)
-        parts.append(augmented.votes(batch, exclude_BE))
-        with torch.no_grad():
-            generated.append(score(backbone, batch, targets_B[begin : begin + size, None].to(device))[:, 0].float())
-    fields = ("items_BSM", "weights_BSM", "history_B")
-    votes = Votes(*(torch.cat([getattr(part, field) for part in parts]) for field in fields))
-    targets_B, gate = targets_B.to(device), augmented.gate
-    gate.requires_grad_(True)
-    nats = fit_gate(gate, votes, torch.cat(generated), targets_B, steps=wanted.steps, seed=seed)
-    gate.requires_grad_(False)
-    named_BS = (votes.items_BSM == targets_B[:, None, None]).any(dim=-1)
-    gates_C = gate(votes)[0].exp().mean(dim=0).tolist()
-    return {
-        "sources": list(gate.sources),
-        "users": len(users),
-        "nats": nats,
-        "mean_gates": dict(zip(augmented.parts, gates_C, strict=True)),
-        "powers": dict(zip(gate.sources, gate.log_power.exp().tolist(), strict=True)),
-        "names_target": dict(zip(gate.sources, named_BS.float().mean(dim=0).tolist(), strict=True)),
-    }
 
 
 def _restore(model: nn.Module, path: Path) -> None:

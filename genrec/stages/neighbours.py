@@ -49,7 +49,8 @@ def finetune(context: Context) -> Outcome:
 
 def _finetune(context: Context) -> dict[str, Any]:
     from genrec.data.load import load_catalog, load_interactions
-    from genrec.genplugin.augmented import ITEM_KNN, SASREC, assemble, files_needed, learn_gate
+    from genrec.genplugin.augmented import ITEM_KNN, SASREC, assemble, files_needed
+    from genrec.genplugin.gate_learning import learn_gate
     from genrec.models.registry import build_backbone
     from genrec.tokenizer.sid_table import SidTable
     from genrec.training.checkpoint import restore_weights

@@ -13,7 +13,8 @@ from genrec.data.load import load_catalog, load_interactions
 from genrec.data.prepare import prepare
 from genrec.decoding import generate
 from genrec.errors import ArtifactError
-from genrec.genplugin.augmented import AugmentedGenerator, assemble, learn_gate, load_augmented
+from genrec.genplugin.augmented import AugmentedGenerator, assemble, load_augmented
+from genrec.genplugin.gate_learning import learn_gate
 from genrec.models import build_backbone
 from genrec.models.contracts import Batch
 from genrec.models.dense import padded_histories
