@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import torch
 from torch import Tensor, nn
@@ -64,7 +64,7 @@ class RelativeBias(nn.Module):
         bucket_QT = _bucket_table(
             n_positions, self.bidirectional, self.weight.shape[0], self.max_distance, self.weight.device
         )
-        return functional.embedding(bucket_QT[first_query:], self.weight).permute(2, 0, 1)[None]
+        return functional.embedding(bucket_QT[first_query:], self.weight).permute(2, 0, 1).contiguous()[None]
 
 
 @lru_cache(maxsize=256)
@@ -122,9 +122,20 @@ class Packing:
         return states_BTD.flatten(0, 1).index_select(0, self.places_X)
 
     def unpack(self, states_XD: Tensor) -> Tensor:
-        """[X, D] -> [B, T, D], zeros at padding."""
-        padded = states_XD.new_zeros(self.shape[0] * self.shape[1], states_XD.shape[-1])
-        return padded.index_copy(0, self.places_X, states_XD).view(*self.shape, states_XD.shape[-1])
+        """[X, D] -> [B, T, D]; what stands at padding is finite, and nothing is to be read there."""
+        width = states_XD.shape[-1]
+        if torch.is_grad_enabled() or len(states_XD) == 0:
+            padded = states_XD.new_zeros(self.shape[0] * self.shape[1], width)
+            padded.index_copy_(0, self.places_X, states_XD)
+        else:  # one pass instead of two, with any real state at padding
+            padded = states_XD.index_select(0, self._sources)
+        return padded.view(*self.shape, width)
+
+    @cached_property
+    def _sources(self) -> Tensor:
+        """int64 [B * T], which packed state stands at each position; 0 at padding."""
+        sources = self.places_X.new_zeros(self.shape[0] * self.shape[1])
+        return sources.index_copy_(0, self.places_X, torch.arange(len(self.places_X), device=self.places_X.device))
 
 
 class SelfAttention(nn.Module):

@@ -78,7 +78,7 @@ class Encoder(nn.Module):
         self.dropout = settings.dropout
 
     def forward(self, embedded_BTD: Tensor, mask: Tensor | None, packing: Packing | None = None) -> Tensor:
-        """States [B, T, D]; zeros at padding if packed.
+        """States [B, T, D]; those of padding mean nothing.
 
         Args:
             embedded_BTD: token embeddings.

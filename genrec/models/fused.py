@@ -88,7 +88,7 @@ class _ReluDropout(Function):
 
 def _pieces(states: Tensor) -> tuple[Tensor, ...]:
     """Pieces of about 2^18 numbers."""
-    return states.view(-1).split(2**18)
+    return torch.split(states.view(-1), 2**18)
 
 
 def rms_norm(states: Tensor, weight: Tensor, eps: float) -> Tensor:
