@@ -4,7 +4,6 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 SERVE ?= yes
-export OMP_NUM_THREADS ?= 2
 
 .PHONY: demo test test-unit lint setup clean stop
 

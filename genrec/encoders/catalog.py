@@ -72,6 +72,9 @@ class _EncodeBatch:
     """The actor: holds one encoder, whose weights it loads once."""
 
     def __init__(self, encoder: TextEncoder) -> None:
+        import torch
+
+        torch.set_num_threads(1)  # its CPU share; two threads on a busy core are many times slower than one
         self.encoder = encoder
 
     def __call__(self, block: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
