@@ -2,7 +2,8 @@
 
 Both sides hold the same weights (the paper's shape), the same catalog and the same histories of Amazon
 Beauty. Lists and scores are compared first; then each beam width and batch size is timed turn by turn;
-the peak memory of each side is taken in a process of its own.
+the peak memory of each side is taken in a process of its own. With --int8 our int8 option is a third side, which
+need not give equal lists: its overlap is reported.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from benchmarks.shapes import beauty_sequences, beauty_table, last_histories
 from benchmarks.transformers_side import allowed_tokens, constrained_lists, pair, same_lists
 from genrec.config import ModelSettings
 from genrec.decoding import generate
-from genrec.models import Batch
+from genrec.models import Batch, Tiger
+from genrec.models.quantized import quantized
 
 N_ITEMS = 12_101
 Side = Callable[[int, int], tuple[Tensor, Tensor]]
@@ -36,6 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 32])
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--int8", action="store_true", help="time our int8 option, too, and how far its lists agree")
     parser.add_argument("--no-memory", action="store_true", help="leave the memory measurements out")
     parser.add_argument("--peak-of", choices=["ours", "theirs"], help=argparse.SUPPRESS)
 
@@ -46,16 +49,21 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     if args.peak_of:
         return _peak(args)
     sides = build_sides(args.batches)
-    cells, equal, overlaps = [], True, []
+    if not args.int8:
+        del sides["int8"]
+    cells: list[dict[str, Any]] = []
+    equal = True
     for batch in args.batches:
         for beams in args.beams:
-            same, overlap = same_lists(sides["ours"](beams, batch), sides["theirs"](beams, batch))
+            lists = {name: side(beams, batch) for name, side in sides.items()}
+            same, overlap = same_lists(lists["ours"], lists["theirs"])
             equal &= same
-            overlaps.append(overlap)
             runs = {name: partial(side, beams, batch) for name, side in sides.items()}
             times = interleaved(runs, args.repeats, warmup=0)
             ratio = times["theirs"]["median"] / times["ours"]["median"]
             cell = {"beams": beams, "batch": batch, "ratio": round(ratio, 2), "overlap": overlap, **times}
+            if args.int8:
+                cell["overlap_int8"] = same_lists(lists["int8"], lists["ours"])[1]
             if not args.no_memory:
                 cell["peak_mib"] = {name: _peak_in_own_process(name, beams, batch, args.threads) for name in sides}
             say(f"{cell}")
@@ -68,13 +76,17 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "unit": f"seconds a batch of {largest['batch']} with {largest['beams']} beams",
         "ratio": min(cell["ratio"] for cell in cells),
         "equal": equal,
-        "overlap": min(overlaps),
+        "overlap": min(cell["overlap"] for cell in cells),
+        "seconds_by_beams": {
+            f"batch {batch}": {cell["beams"]: cell["ours"]["median"] for cell in cells if cell["batch"] == batch}
+            for batch in args.batches
+        },
         "cells": cells,
     }
 
 
 def build_sides(batches: list[int], only: str | None = None) -> dict[str, Side]:
-    """Both decoders over the same weights, catalog and histories."""
+    """The decoders over the same weights, catalog and histories; ``only`` one of them, or all."""
     table = beauty_table(N_ITEMS)
     sequences, origin = beauty_sequences()
     say(f"decoding over {table.n_items} items, histories: {origin}")
@@ -82,14 +94,17 @@ def build_sides(batches: list[int], only: str | None = None) -> dict[str, Side]:
     histories = {rows: torch.from_numpy(last_histories(sequences, rows, 20)) for rows in batches}
     allowed = allowed_tokens(table)
 
-    def by_us(beams: int, rows: int) -> tuple[Tensor, Tensor]:
-        ranked = generate(ours, Batch(histories[rows]), beams, beams=beams)
+    def by_us(model: Tiger, beams: int, rows: int) -> tuple[Tensor, Tensor]:
+        ranked = generate(model, Batch(histories[rows]), beams, beams=beams)
         return ranked.items_BK, ranked.scores_BK
 
     def by_them(beams: int, rows: int) -> tuple[Tensor, Tensor]:
         return constrained_lists(theirs, table, ours.tokens(histories[rows]).flatten(1), beams, allowed)
 
-    return {name: side for name, side in (("ours", by_us), ("theirs", by_them)) if only in (None, name)}
+    sides: dict[str, Side] = {"ours": partial(by_us, ours), "theirs": by_them}
+    if only is None:
+        sides["int8"] = partial(by_us, quantized(ours))
+    return sides
 
 
 def _peak(args: argparse.Namespace) -> dict[str, Any]:

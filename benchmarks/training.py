@@ -1,11 +1,13 @@
 """Training throughput at the paper's shape on Amazon Beauty's prefixes, in training targets a second.
 
-Four sides, all with dropout 0.1, AdamW (fused) and the same number of targets a step:
+All sides: dropout 0.1, AdamW (fused), clipped gradients, the same number of targets a step, and the same pieces of
+the batch one after the other (gradients add up), small enough for the caches of a CPU.
 
 - theirs: transformers' T5ForConditionalGeneration, prefixes shuffled, padded to the longest of the batch;
-- ours at equal batches: our blocks on the very same batches;
+- equal-batches: our blocks on the very same batches;
 - ours: our blocks on the batches of the train loop, whose histories are of like length;
-- ours, causal: the causal encoder, all prefixes of a user in one pass (another model than the paper's).
+- causal: our causal encoder, all prefixes of a user in one pass (another model than the paper's);
+- theirs-bf16, ours-bf16, causal-bf16 with --bf16: the same under bfloat16 autocast.
 
 First the loss curves of ours and theirs are compared on equal batches without dropout.
 """
@@ -27,7 +29,7 @@ from benchmarks.transformers_side import pair
 from genrec.config import LossTerm, ModelSettings, TrainingSettings
 from genrec.data.interactions import Interactions
 from genrec.losses import total_loss
-from genrec.models import Batch
+from genrec.models import PAD_ITEM, Batch
 from genrec.tokenizer.sid_table import SidTable
 from genrec.training.batching import EpochBatches, TrainingRows, prefix_rows, window_rows
 from genrec.training.optim import build_optimizer
@@ -40,7 +42,9 @@ Step = Callable[[Batch], torch.Tensor]
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of this benchmark."""
-    parser.add_argument("--batch-size", type=int, default=256, help="targets a step")
+    parser.add_argument("--batch-size", type=int, default=512, help="targets a step")
+    parser.add_argument("--piece", type=int, default=128, help="targets computed at a time")
+    parser.add_argument("--bf16", action="store_true", help="time bfloat16 autocast, too")
     parser.add_argument("--steps", type=int, default=8, help="steps of each side in one round, spread over an epoch")
     parser.add_argument("--rounds", type=int, default=3, help="the sides take turns so often")
     parser.add_argument("--curve-steps", type=int, default=20, help="steps on which the loss curves are compared")
@@ -56,12 +60,16 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     say(f"training prefixes: {origin}, {len(prefix_rows(data, MAX_HISTORY))} of them")
     difference = curve_difference(data, table, args)
     say(f"largest relative difference of the loss curves: {difference:.1e}")
-    sides = {
-        "theirs": Side(*_theirs(table), shuffled(data, args), args.steps),
-        "equal-batches": Side(*_ours(table), shuffled(data, args), args.steps),
-        "ours": Side(*_ours(table), by_length(data, prefix_rows(data, MAX_HISTORY), args), args.steps),
-        "causal": Side(*_ours(table, causal=True), by_length(data, window_rows(data, MAX_HISTORY), args), args.steps),
+    batches = {
+        "theirs": shuffled(data, args),
+        "equal-batches": shuffled(data, args),
+        "ours": by_length(data, prefix_rows(data, MAX_HISTORY), args),
+        "causal": by_length(data, window_rows(data, MAX_HISTORY), args),
     }
+    sides = {name: Side(*_model(table, name), of[: args.steps], args.piece) for name, of in batches.items()}
+    if args.bf16:
+        for name in ("theirs", "ours", "causal"):
+            sides[f"{name}-bf16"] = Side(*_model(table, name), batches[name][: args.steps], args.piece, bf16=True)
     if args.profile:
         say(_profile(sides["ours"]))
     speeds: dict[str, list[float]] = {name: [] for name in sides}
@@ -81,58 +89,79 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "ratio": round(rates["ours"]["median"] / theirs, 2),
         "ratio_at_equal_batches": round(rates["equal-batches"]["median"] / theirs, 2),
         "ratio_causal": round(rates["causal"]["median"] / theirs, 2),
+        "ratio_bf16": round(rates["ours-bf16"]["median"] / rates["theirs-bf16"]["median"], 2) if args.bf16 else None,
         "equal": difference < 1e-3,
         "curve_difference": difference,
         "sides": rates,
         "data": origin,
+        "encoder_tokens_a_target": {name: round(side.tokens, 1) for name, side in sides.items()},
         "batch_size": args.batch_size,
+        "piece": args.piece,
     }
 
 
 class Side:
     """A model, its step, and the batches it goes through again and again."""
 
-    def __init__(self, model: nn.Module, step: Step, batches: list[Batch], steps: int) -> None:
-        self.model, self.step = model.train(), step
-        self.batches = batches[:steps]
+    def __init__(self, model: nn.Module, step: Step, batches: list[Batch], piece: int, *, bf16: bool = False) -> None:
+        self.model, self.step, self.bf16 = model.train(), step, bf16
+        self.pieces = [_pieces(batch, piece) for batch in batches]
         self.optimizer = build_optimizer(model, TrainingSettings())
-        targets = sum(int((batch.targets_BP >= 0).sum()) for batch in self.batches if batch.targets_BP is not None)
-        self.targets = targets
-        self.tokens = sum(batch.history_BT.numel() for batch in self.batches) * 4 / targets
+        self.targets = sum(_targets(batch) for batch in batches)
+        self.tokens = sum(batch.history_BT.numel() for batch in batches) * 4 / self.targets
 
     def round(self) -> float:
         """Targets a second over all batches."""
         begin = time.perf_counter()
-        for batch in self.batches:
-            self.train_step(batch)
+        for pieces in self.pieces:
+            self.train_step(pieces)
         return self.targets / (time.perf_counter() - begin)
 
-    def train_step(self, batch: Batch) -> float:
-        """One optimizer step; the loss."""
+    def train_step(self, pieces: list[Batch]) -> float:
+        """One optimizer step; the mean loss."""
         self.optimizer.zero_grad(set_to_none=True)
-        loss = self.step(batch)
-        loss.backward()
+        total, targets = 0.0, sum(map(_targets, pieces))
+        for piece in pieces:
+            with torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):
+                loss = self.step(piece) * (_targets(piece) / targets)
+            loss.backward()
+            total += float(loss.detach())
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
-        return float(loss.detach())
+        return total
 
 
-def _ours(table: SidTable, *, causal: bool = False, dropout: float = 0.1) -> tuple[nn.Module, Step]:
-    attention = "causal" if causal else "bidirectional"
-    model, _ = pair(ModelSettings(dropout=dropout, encoder_attention=attention), table)
-    return model, lambda batch: total_loss(model(batch), batch, TERMS)["loss"]
+def _targets(batch: Batch) -> int:
+    assert batch.targets_BP is not None
+    return int((batch.targets_BP != PAD_ITEM).sum())
 
 
-def _theirs(table: SidTable, *, dropout: float = 0.1) -> tuple[nn.Module, Step]:
-    tokenizer, model = pair(ModelSettings(dropout=dropout), table)
+def _pieces(batch: Batch, targets: int) -> list[Batch]:
+    """The rows of a batch in pieces of about so many targets."""
+    assert batch.targets_BP is not None
+    rows = max(1, round(targets * batch.size / _targets(batch)))
+    return [
+        Batch(history, target, visible)
+        for history, target, visible in zip(
+            batch.history_BT.split(rows), batch.targets_BP.split(rows), batch.visible_BP.split(rows), strict=True
+        )
+    ]
+
+
+def _model(table: SidTable, name: str, dropout: float = 0.1) -> tuple[nn.Module, Step]:
+    """The model of a side and how it makes a loss of a batch."""
+    attention = "causal" if name == "causal" else "bidirectional"
+    ours, theirs = pair(ModelSettings(dropout=dropout, encoder_attention=attention), table)
+    if name != "theirs":
+        return ours, lambda batch: total_loss(ours(batch), batch, TERMS)["loss"]
 
     def step(batch: Batch) -> torch.Tensor:
         assert batch.targets_BP is not None
-        tokens = tokenizer.tokens(batch.history_BT).flatten(1)
-        labels = tokenizer.tokens(batch.targets_BP)[:, 0]
-        return model(input_ids=tokens, attention_mask=(tokens != 0).long(), labels=labels).loss
+        tokens = ours.tokens(batch.history_BT).flatten(1)
+        labels = ours.tokens(batch.targets_BP)[:, 0]
+        return theirs(input_ids=tokens, attention_mask=(tokens != 0).long(), labels=labels).loss
 
-    return model, step
+    return theirs, step
 
 
 def shuffled(data: Interactions, args: argparse.Namespace) -> list[Batch]:
@@ -154,26 +183,20 @@ def by_length(data: Interactions, rows: TrainingRows, args: argparse.Namespace) 
 
 def curve_difference(data: Interactions, table: SidTable, args: argparse.Namespace) -> float:
     """Largest relative difference of the two loss curves on equal batches without dropout."""
-    batches = shuffled(data, args)[: args.curve_steps]
+    batches = [_pieces(batch, 32)[:1] for batch in shuffled(data, args)[: args.curve_steps]]
     curves = []
-    for build in (_ours, _theirs):
-        side = Side(*build(table, dropout=0.0), batches, len(batches))
-        curves.append(np.asarray([side.train_step(_first_rows(batch, 32)) for batch in batches]))
-    say(f"loss curve of ours: {np.round(curves[0], 4).tolist()}")
-    say(f"loss curve of theirs: {np.round(curves[1], 4).tolist()}")
+    for name in ("ours", "theirs"):
+        side = Side(*_model(table, name, dropout=0.0), [piece for pieces in batches for piece in pieces], 32)
+        curves.append(np.asarray([side.train_step(pieces) for pieces in batches]))
+        say(f"loss curve of {name}: {np.round(curves[-1], 4).tolist()}")
     return float(np.max(np.abs(curves[0] - curves[1]) / curves[1]))
-
-
-def _first_rows(batch: Batch, rows: int) -> Batch:
-    assert batch.targets_BP is not None
-    return Batch(batch.history_BT[:rows], batch.targets_BP[:rows])
 
 
 def _profile(side: Side) -> str:
     from torch.profiler import ProfilerActivity, profile
 
-    batch = side.batches[len(side.batches) // 2]
-    side.train_step(batch)
+    pieces = side.pieces[len(side.pieces) // 2]
+    side.train_step(pieces)
     with profile(activities=[ProfilerActivity.CPU]) as record:
-        side.train_step(batch)
+        side.train_step(pieces)
     return record.key_averages().table(sort_by="self_cpu_time_total", row_limit=30, max_name_column_width=50)
