@@ -65,7 +65,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             if args.int8:
                 cell["overlap_int8"] = same_lists(lists["int8"], lists["ours"])[1]
             if not args.no_memory:
-                cell["peak_mib"] = {name: _peak_in_own_process(name, beams, batch, args.threads) for name in sides}
+                cell["peak_mib"] = {
+                    name: _peak_in_own_process(name, beams, batch, args.threads) for name in ("ours", "theirs")
+                }
             say(f"{cell}")
             cells.append(cell)
     largest = cells[-1]
