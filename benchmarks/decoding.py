@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.common import ROOT, interleaved, peak_mib, say
+from benchmarks.common import ROOT, interleaved, peak_mib, profiled, say
 from benchmarks.shapes import beauty_sequences, beauty_table, last_histories
 from benchmarks.transformers_side import allowed_tokens, constrained_lists, pair, same_lists
 from genrec.config import ModelSettings
@@ -39,6 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--int8", action="store_true", help="time our int8 option, too, and how far its lists agree")
+    parser.add_argument("--profile", action="store_true", help="print where our time goes")
     parser.add_argument("--no-memory", action="store_true", help="leave the memory measurements out")
     parser.add_argument("--peak-of", choices=["ours", "theirs"], help=argparse.SUPPRESS)
 
@@ -65,9 +66,10 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             if args.int8:
                 cell["overlap_int8"] = same_lists(lists["int8"], lists["ours"])[1]
             if not args.no_memory:
-                cell["peak_mib"] = {
-                    name: _peak_in_own_process(name, beams, batch, args.threads) for name in ("ours", "theirs")
-                }
+                weighed = ("ours", "theirs")
+                cell["peak_mib"] = {name: _peak_in_own_process(name, beams, batch, args.threads) for name in weighed}
+            if args.profile:
+                say(profiled(runs["ours"]))
             say(f"{cell}")
             cells.append(cell)
     largest = cells[-1]

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from benchmarks.common import say, spread
+from benchmarks.common import profiled, say, spread
 from benchmarks.shapes import beauty_sequences, beauty_table, interactions_of
 from benchmarks.transformers_side import pair
 from genrec.config import LossTerm, ModelSettings, TrainingSettings
@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=int, default=512, help="targets a step")
     parser.add_argument("--piece", type=int, default=128, help="targets computed at a time")
     parser.add_argument("--bf16", action="store_true", help="time bfloat16 autocast, too")
-    parser.add_argument("--steps", type=int, default=8, help="steps of each side in one round, spread over an epoch")
+    parser.add_argument("--steps", type=int, default=8, help="steps of each side in a round, spread over an epoch")
     parser.add_argument("--rounds", type=int, default=3, help="the sides take turns so often")
     parser.add_argument("--curve-steps", type=int, default=20, help="steps on which the loss curves are compared")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -71,7 +71,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         for name in ("theirs", "ours", "causal"):
             sides[f"{name}-bf16"] = Side(*_model(table, name), batches[name][: args.steps], args.piece, bf16=True)
     if args.profile:
-        say(_profile(sides["ours"]))
+        middle = sides["ours"].pieces[args.steps // 2]
+        say(profiled(lambda: sides["ours"].train_step(middle)))
     speeds: dict[str, list[float]] = {name: [] for name in sides}
     for turn in range(args.rounds + 1):
         for name, side in sides.items():
@@ -190,13 +191,3 @@ def curve_difference(data: Interactions, table: SidTable, args: argparse.Namespa
         curves.append(np.asarray([side.train_step(pieces) for pieces in batches]))
         say(f"loss curve of {name}: {np.round(curves[-1], 4).tolist()}")
     return float(np.max(np.abs(curves[0] - curves[1]) / curves[1]))
-
-
-def _profile(side: Side) -> str:
-    from torch.profiler import ProfilerActivity, profile
-
-    pieces = side.pieces[len(side.pieces) // 2]
-    side.train_step(pieces)
-    with profile(activities=[ProfilerActivity.CPU]) as record:
-        side.train_step(pieces)
-    return record.key_averages().table(sort_by="self_cpu_time_total", row_limit=30, max_name_column_width=50)
