@@ -190,15 +190,15 @@ class MemoryKeys:
 
     Attributes:
         states_BTD: the states themselves.
-        weight: [layers, 2, H, d, D], what makes keys and values of them.
-        keys_values: [B, T, layers, 2, H, d], or None where they are not worth computing.
+        weight: [layers, 2, H, d, D], what would make keys and values of them, where those are not worth computing.
+        keys_values: [B, T, layers, 2, H, d]; exactly one of the two is there.
         mask: additive [B, 1, 1 or P * S, T]; None: everything is visible.
         any_visible: float [B, 1 or P * S, 1], 0 where a continuation sees nothing: then its cross-attention
             adds nothing; None: all see something.
     """
 
     states_BTD: Tensor
-    weight: Tensor
+    weight: Tensor | None
     keys_values: Tensor | None
     mask: Tensor | None
     any_visible: Tensor | None
@@ -223,6 +223,7 @@ class CrossAttention(nn.Module):
         query = self.query(states_BQD).view(*states_BQD.shape[:-1], self.heads, -1).transpose(1, 2)
         dropout = self.dropout if self.training else 0.0
         if seen.keys_values is None:
+            assert seen.weight is not None
             to_key, to_value = seen.weight[layer].to(query.dtype)
             states = seen.states_BTD.to(query.dtype)
             mixed = fused.attention_over_states(query, states, to_key, to_value, seen.mask, dropout)

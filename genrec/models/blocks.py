@@ -167,12 +167,15 @@ class Decoder(nn.Module):
             once: the memories are read once only, not step by step.
         """
         B, T, D = states_BTD.shape
-        weight = self.memory_keys_values.weight.view(len(self.layers), 2, self.heads, -1, D)
-        keys_values = None
-        if not (once and states_BTD.device.type == "cpu" and self._few(positions, T, D)):
+        shape = (len(self.layers), 2, self.heads, self.inner // self.heads)
+        weight, keys_values = None, None
+        direct = once and states_BTD.device.type == "cpu" and not fused.sharded(self.memory_keys_values.weight)
+        if direct and self._few(positions, T, D):
+            weight = self.memory_keys_values.weight.view(*shape, D)
+        else:
             projected = self.memory_keys_values(states_BTD if packing is None else packing.pack(states_BTD))
             projected = projected if packing is None else packing.unpack(projected)
-            keys_values = projected.view(B, T, *weight.shape[:4])
+            keys_values = projected.view(B, T, *shape)
         if not visible.is_cuda and bool(visible.all()) and T > 0:
             return MemoryKeys(states_BTD, weight, keys_values, None, None)
         if visible.shape[1] > 1:

@@ -33,6 +33,14 @@ def _by_hand(states: Tensor) -> bool:
     return states.device.type == "cpu" and torch.is_grad_enabled()
 
 
+def sharded(weight: Tensor) -> bool:
+    """Does DeepSpeed ZeRO-3 own this parameter?
+
+    Then it is whole only while its own module computes, and nothing else may reach for it.
+    """
+    return hasattr(weight, "ds_id")
+
+
 def dropout(states: Tensor, probability: float, training: bool) -> Tensor:
     """Dropout of states of any shape."""
     if not training or probability == 0.0:
@@ -93,7 +101,7 @@ def _pieces(states: Tensor) -> tuple[Tensor, ...]:
 
 def rms_norm(states: Tensor, weight: Tensor, eps: float) -> Tensor:
     """T5's layer norm over the last dimension."""
-    if not _by_hand(states):
+    if not _by_hand(states) or sharded(weight):
         return functional.rms_norm(states, weight.shape, weight, eps)
     return _RMSNorm.apply(states, weight, eps)  # type: ignore[no-untyped-call]
 
