@@ -3,35 +3,14 @@
 import pytest
 import torch
 from torch.nn import functional
-from transformers import T5Config, T5ForConditionalGeneration
 
+from benchmarks.transformers_side import t5_of
 from genrec.config import LossTerm, ModelSettings
 from genrec.losses import next_item
 from genrec.models import PAD_ITEM, Batch, Tiger
 from genrec.models.attention import relative_buckets
 from genrec.models.t5_weights import from_t5
 from genrec.tokenizer.sid_table import SidTable
-
-
-def t5_of(settings: ModelSettings, vocab: int) -> T5ForConditionalGeneration:
-    config = T5Config(
-        vocab_size=vocab,
-        d_model=settings.d_model,
-        d_kv=settings.d_head,
-        d_ff=settings.d_ff,
-        num_layers=settings.encoder_layers,
-        num_decoder_layers=settings.decoder_layers,
-        num_heads=settings.heads,
-        relative_attention_num_buckets=settings.relative_buckets,
-        relative_attention_max_distance=settings.relative_max_distance,
-        dropout_rate=settings.dropout,
-        feed_forward_proj="relu",
-        tie_word_embeddings=settings.tie_embeddings,
-        decoder_start_token_id=0,
-        pad_token_id=0,
-        eos_token_id=None,
-    )
-    return T5ForConditionalGeneration(config)
 
 
 @pytest.mark.parametrize("tied", [True, False])
