@@ -45,6 +45,9 @@ class GenPlugin(nn.Module):
         self.settings = settings
         self.language = LanguageView(model, embeddings_NE) if settings.language else None
         self.epoch = 0.0
+        table = host.sid_table
+        pad_1L = torch.full((1, table.n_levels), PAD_TOKEN, dtype=torch.int64)
+        self.register_buffer("item_tokens", torch.cat([torch.from_numpy(table.tokens_NL), pad_1L]), persistent=False)
 
     @property
     def backbone(self) -> Backbone:
@@ -111,9 +114,7 @@ class GenPlugin(nn.Module):
         return rate_at(self.epoch, guidance.warmup_epochs, guidance.ramp_epochs)
 
     def _teacher(self, targets_BP: Tensor) -> tuple[Tensor, Tensor]:
-        table = self.sid_table
-        pad = torch.full((1, table.n_levels), PAD_TOKEN, dtype=torch.int64)
-        tokens = torch.cat([torch.from_numpy(table.tokens_NL), pad]).to(targets_BP.device)
+        tokens: Tensor = self.item_tokens  # type: ignore[assignment]
         labels = tokens[targets_BP]
         return functional.pad(labels[..., :-1], (1, 0), value=PAD_TOKEN), labels
 

@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from genrec.config import RetrievalSettings
@@ -65,10 +64,4 @@ class UserKNN:
         """float32 [B, N]; ``users_B`` (-1 or None: unknown) are never their own neighbours."""
         asked_B = np.full(len(histories_BT), -1, dtype=np.int64) if users_B is None else users_B
         found = self.users.search(histories_BT, asked_B, self.neighbours)
-        rows, places = np.nonzero(found.found_BZ)
-        best_B = found.scores_BZ.max(axis=1, initial=0)
-        relative = found.scores_BZ[rows, places] / np.where(best_B > 0, best_B, 1)[rows]
-        weight = np.maximum(relative, 0) ** np.float32(self.votes.score_power)
-        shape = (len(histories_BT), self.votes.items_UN.shape[0])
-        voters_BU = sp.csr_matrix((weight, (rows, found.users_BZ[rows, places])), shape=shape)
-        return (voters_BU @ self.votes.items_UN).toarray()
+        return (self.votes.voters(found) @ self.votes.items_UN).toarray()

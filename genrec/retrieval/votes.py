@@ -67,6 +67,15 @@ class NeighbourVotes:
         items_UN.data *= damping_N[items_UN.indices]
         return cls(items_UN, settings.vote_score_power)
 
+    def voters(self, neighbours: Neighbours) -> sp.csr_matrix:
+        """Float32 CSR [B, U], what each neighbour's word weighs."""
+        rows, places = np.nonzero(neighbours.found_BZ)
+        best_B = neighbours.scores_BZ.max(axis=1, initial=0)
+        relative = neighbours.scores_BZ[rows, places] / np.where(best_B > 0, best_B, 1)[rows]
+        weight = np.maximum(relative, 0) ** np.float32(self.score_power)
+        shape = (len(neighbours.users_BZ), self.items_UN.shape[0])
+        return sp.csr_matrix((weight, (rows, neighbours.users_BZ[rows, places])), shape=shape)
+
     def vote(self, neighbours: Neighbours, m: int, seen_BT: NDArray[np.int64] | None = None) -> SparseItems:
         """The ``m`` items that the neighbours vote for most.
 
@@ -75,12 +84,7 @@ class NeighbourVotes:
             m: how many items.
             seen_BT: int64 [B, T], items not to vote for, padded with -1.
         """
-        rows, places = np.nonzero(neighbours.found_BZ)
-        best_B = neighbours.scores_BZ.max(axis=1, initial=0)
-        relative = neighbours.scores_BZ[rows, places] / np.where(best_B > 0, best_B, 1)[rows]
-        weight = np.maximum(relative, 0) ** np.float32(self.score_power)
-        shape = (len(neighbours.users_BZ), self.items_UN.shape[0])
-        voters_BU = sp.csr_matrix((weight, (rows, neighbours.users_BZ[rows, places])), shape=shape)
+        voters_BU = self.voters(neighbours)
         step = max(1, CELLS_AT_ONCE // self.items_UN.shape[1])
         parts = [
             _strongest(
@@ -88,7 +92,7 @@ class NeighbourVotes:
                 m,
                 None if seen_BT is None else seen_BT[begin : begin + step],
             )
-            for begin in range(0, shape[0], step)
+            for begin in range(0, voters_BU.shape[0], step)
         ]
         return _joined(parts, m)
 
