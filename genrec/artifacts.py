@@ -212,12 +212,12 @@ class ArtifactStore:
         work, final = self.work_path(manifest.stage, manifest.key), self.path(manifest.stage, manifest.key)
         write_manifest(work, manifest)
         for path in _files_below(work):
-            _fsync(path)
-        _fsync(work)
+            fsync(path)
+        fsync(work)
         if final.exists():
             shutil.rmtree(final)
         os.rename(work, final)
-        _fsync(final.parent)
+        fsync(final.parent)
         self.tidy(manifest.stage, manifest.key)
         return final
 
@@ -228,7 +228,8 @@ class ArtifactStore:
             shutil.rmtree(scratch)
 
 
-def _fsync(path: Path) -> None:
+def fsync(path: Path) -> None:
+    """Make a file or a directory's entries durable."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

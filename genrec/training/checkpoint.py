@@ -23,7 +23,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from genrec.artifacts import Manifest, read_manifest, write_manifest
+from genrec.artifacts import Manifest, fsync, read_manifest, write_manifest
 from genrec.errors import ArtifactError, VersionMismatchError
 from genrec.training.strategies import Strategy
 
@@ -116,13 +116,13 @@ class CheckpointStore:
     def _commit(self, work: Path, final: Path, progress: Progress) -> None:
         (work / PROGRESS_FILE).write_text(json.dumps(asdict(progress), indent=1) + "\n", encoding="utf-8")
         for path in sorted(work.rglob("*")):
-            _fsync(path)
+            fsync(path)
         write_manifest(work, Manifest(stage=STAGE, key=final.name, sid_version=self.sid_version))
-        _fsync(work)
+        fsync(work)
         if final.exists():  # a damaged one, or the same step with a newer verdict
             shutil.rmtree(final)
         os.rename(work, final)
-        _fsync(self.root)
+        fsync(self.root)
 
     def _prune(self) -> None:
         kept: set[int] = set()
@@ -176,11 +176,3 @@ def restore_weights(model: nn.Module, path: Path) -> None:
 
 def _read_progress(path: Path) -> Progress:
     return Progress(**json.loads((path / PROGRESS_FILE).read_text(encoding="utf-8")))
-
-
-def _fsync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
