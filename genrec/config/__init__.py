@@ -1,5 +1,6 @@
 """Settings: one strict tree, read from ray_config.yaml and overridden by ``--set a.b=c``."""
 
+from genrec.config.grids import ArmSettings, Cell, GridSettings, grid_cells, load_grids
 from genrec.config.load import load_settings, resolved_yaml
 from genrec.config.plugin import AlignmentSettings, PluginSettings, SubstitutionSettings
 from genrec.config.sections import (
@@ -24,12 +25,15 @@ from genrec.config.tree import Settings
 
 __all__ = [
     "AlignmentSettings",
+    "ArmSettings",
     "BaselineSettings",
     "BundleSettings",
+    "Cell",
     "DataSettings",
     "DeepSpeedSettings",
     "EncoderSettings",
     "EvaluationSettings",
+    "GridSettings",
     "ItemKNNSettings",
     "LossTerm",
     "ModelSettings",
@@ -43,6 +47,8 @@ __all__ = [
     "SubstitutionSettings",
     "TokenizerSettings",
     "TrainingSettings",
+    "grid_cells",
+    "load_grids",
     "load_settings",
     "resolved_yaml",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,22 +15,30 @@ from genrec.config.tree import Settings
 from genrec.errors import SettingsError
 
 DEFAULT_CONFIG = "ray_config.yaml"
+GRIDS = "grids"
+"""Section of the file beside the presets (genrec.config.grids); no part of the settings."""
 
 
 def load_settings(
-    path: str | Path | None = None, *, preset: str | None = None, overrides: Sequence[str] = ()
+    path: str | Path | None = None,
+    *,
+    preset: str | None = None,
+    layers: Sequence[Mapping[str, Any]] = (),
+    overrides: Sequence[str] = (),
 ) -> Settings:
     """Read, merge and validate the settings.
 
     Args:
         path: the YAML file; None: ray_config.yaml here if it exists, else built-in defaults.
         preset: name below the file's ``presets`` key, merged over the base.
+        layers: trees of sections, merged over the preset one after another.
         overrides: ``section.key=value`` with a YAML value, merged last.
 
     Raises:
         SettingsError: naming the key, the value and what it may be.
     """
-    tree = _read(path)
+    tree = read_tree(path)
+    tree.pop(GRIDS, None)
     presets = tree.pop("presets", {}) or {}
     if not isinstance(presets, dict):
         raise SettingsError(f"presets: expected name: sections, got {type(presets).__name__}")
@@ -39,6 +48,8 @@ def load_settings(
         if not isinstance(presets[preset] or {}, dict):
             raise SettingsError(f"presets.{preset}: expected sections, got {type(presets[preset]).__name__}")
         tree = _merged(tree, presets[preset])
+    for layer in layers:
+        tree = _merged(tree, layer)
     for override in overrides:
         tree = _merged(tree, _parse_override(override))
     return _validated(tree)
@@ -49,7 +60,12 @@ def resolved_yaml(settings: Settings) -> str:
     return yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False)
 
 
-def _read(path: str | Path | None) -> dict[str, Any]:
+def read_tree(path: str | Path | None) -> dict[str, Any]:
+    """The file's sections as they stand there, presets and grids too; none if there is no default file.
+
+    Raises:
+        SettingsError: no such file, or not YAML sections.
+    """
     if path is None:
         if not Path(DEFAULT_CONFIG).is_file():
             return {}
@@ -121,26 +137,28 @@ def _validated(tree: Mapping[str, Any]) -> Settings:
     try:
         return Settings.model_validate(tree)
     except ValidationError as error:
-        raise SettingsError("\n".join(_explain(item) for item in error.errors())) from None
+        raise SettingsError("\n".join(explain(item, Settings) for item in error.errors())) from None
 
 
-def _explain(item: Any) -> str:
+def explain(item: Any, model: type[BaseModel], where: str = "") -> str:
+    """One of pydantic's complaints as key, value and mend; ``where`` the tree of ``model`` stands."""
     location = [str(part) for part in item["loc"]]
-    name = ".".join(location)
+    name = ".".join([where, *location] if where else location)
     if item["type"] == "extra_forbidden":
-        known = _keys_at(location[:-1])
+        known = _keys_at(model, location[:-1])
         near = difflib.get_close_matches(location[-1], known, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
         return f"{name}: unknown key; {hint}"
     message = item["msg"].removeprefix("Value error, ")
     if item["type"] == "value_error":  # a rule across keys: its text names them
-        return message
+        return f"{where}.{message}" if where else message
     return f"{name}: {message} (got {item['input']!r})"
 
 
-def _keys_at(location: Sequence[str]) -> list[str]:
-    model: Any = Settings
+def _keys_at(model: Any, location: Sequence[str]) -> list[str]:
     for part in location:
-        if isinstance(model, type) and issubclass(model, BaseModel) and part in model.model_fields:
+        if typing.get_origin(model) is dict:
+            model = typing.get_args(model)[1]
+        elif isinstance(model, type) and issubclass(model, BaseModel) and part in model.model_fields:
             model = model.model_fields[part].annotation
     return sorted(model.model_fields) if isinstance(model, type) and issubclass(model, BaseModel) else []

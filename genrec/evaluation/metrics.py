@@ -113,7 +113,7 @@ def evaluate_frames(frames: Sequence[EvalFrame], dataset: str, settings: Evaluat
     Returns:
         A row per segment (empty segments have none), metric and cutoff, in that order.
     """
-    _require_same_users(frames)
+    require_same_users(frames)
     first = frames[0]
     cutoffs = [k for k in settings.cutoffs if k <= first.lists.shape[1]]
     names = [f"{name}@{k}" for name in _GAINS for k in cutoffs]
@@ -124,7 +124,7 @@ def evaluate_frames(frames: Sequence[EvalFrame], dataset: str, settings: Evaluat
         if not member.any():
             continue
         values_M = gains_RUM[:, member].mean(axis=(0, 1))
-        low_M, high_M = _interval(_bootstrap_means(gains_RUM[:, member], settings.bootstrap_samples), settings)
+        low_M, high_M = interval(_bootstrap_means(gains_RUM[:, member], settings.bootstrap_samples), settings)
         rows += [
             MetricRow(
                 first.model, dataset, segment, name, float(value), float(low), float(high), seeds, int(member.sum())
@@ -150,7 +150,7 @@ def paired_difference(
         segment: "all" or a segment of the frames.
         settings: bootstrap samples and confidence.
     """
-    _require_same_users([*frames_a, *frames_b])
+    require_same_users([*frames_a, *frames_b])
     everyone = np.ones(len(frames_a[0].users), dtype=bool)
     member = everyone if segment == "all" else frames_a[0].segments[segment]
     assert member.any(), f"no user in segment {segment!r}"
@@ -159,10 +159,10 @@ def paired_difference(
     means_a, means_b = (_bootstrap_means(side, samples, seed_of_runs=n)[:, 0] for n, side in enumerate(sides))
     value_a, value_b = (float(side.mean()) for side in sides)
     differences = means_a - means_b
-    low, high = _interval(differences, settings)
+    low, high = interval(differences, settings)
     with np.errstate(divide="ignore", invalid="ignore"):
         ratios = differences / means_b
-        relative_low, relative_high = _interval(ratios, settings) if np.isfinite(ratios).all() else (np.nan, np.nan)
+        relative_low, relative_high = interval(ratios, settings) if np.isfinite(ratios).all() else (np.nan, np.nan)
     tail = min((differences <= 0).sum(), (differences >= 0).sum())
     return PairedDifference(
         metric=metric,
@@ -198,7 +198,8 @@ def read_metrics(path: Path) -> list[MetricRow]:
         raise ArtifactError(f"{path}: not a list of metric rows ({error}). Run `evaluate` again.") from error
 
 
-def _require_same_users(frames: Sequence[EvalFrame]) -> None:
+def require_same_users(frames: Sequence[EvalFrame]) -> None:
+    """Assert that all frames answer for the same users and targets."""
     assert frames, "no frame"
     for frame in frames[1:]:
         same = np.array_equal(frame.users, frames[0].users) and np.array_equal(frame.targets, frames[0].targets)
@@ -215,7 +216,7 @@ def _bootstrap_means(gains_RUM: FloatArray, samples: int, *, seed_of_runs: int =
         np.random.default_rng([1, seed_of_runs]).multinomial(n_runs, np.full(n_runs, 1 / n_runs), samples) / n_runs
     )
     means, begin = [], 0
-    for weight_CU in _user_weights(n_users, samples):
+    for weight_CU in user_weights(n_users, samples):
         share_CR = share_SR[begin : begin + len(weight_CU)]
         means_CRM = np.stack([weight_CU @ run_UM for run_UM in gains_RUM], axis=1) / n_users
         means.append((share_CR[:, :, None] * means_CRM).sum(axis=1))
@@ -223,7 +224,7 @@ def _bootstrap_means(gains_RUM: FloatArray, samples: int, *, seed_of_runs: int =
     return np.concatenate(means)
 
 
-def _user_weights(n_users: int, samples: int, floats: int = 4_000_000) -> Iterator[FloatArray]:
+def user_weights(n_users: int, samples: int, floats: int = 4_000_000) -> Iterator[FloatArray]:
     """Multinomial weights [C, U], S rows in all: how often each sample drew each user."""
     rng = np.random.default_rng(0)
     rows = max(1, floats // n_users)
@@ -233,7 +234,8 @@ def _user_weights(n_users: int, samples: int, floats: int = 4_000_000) -> Iterat
         yield np.bincount(drawn.ravel(), minlength=count * n_users).reshape(count, n_users).astype(np.float64)
 
 
-def _interval(samples: FloatArray, settings: EvaluationSettings) -> tuple[FloatArray, FloatArray]:
+def interval(samples: FloatArray, settings: EvaluationSettings) -> tuple[FloatArray, FloatArray]:
+    """Percentile interval of bootstrap samples [S, ...], at the settings' confidence."""
     outside = (1 - settings.confidence) / 2
     low, high = np.quantile(samples, [outside, 1 - outside], axis=0)
     return low, high
