@@ -14,7 +14,16 @@ from pathlib import Path
 
 from benchmarks.common import environment
 
-NOT_BENCHMARKS = {"__init__", "__main__", "common", "peak", "shapes", "transformers_side"}
+NOT_BENCHMARKS = {
+    "__init__",
+    "__main__",
+    "common",
+    "peak",
+    "scale_data",
+    "scale_phases",
+    "shapes",
+    "transformers_side",
+}
 
 
 def names() -> list[str]:
