@@ -15,8 +15,8 @@ from genrec.config.tree import Settings
 from genrec.errors import SettingsError
 
 DEFAULT_CONFIG = "ray_config.yaml"
-GRIDS = "grids"
-"""Section of the file beside the presets (genrec.config.grids); no part of the settings."""
+GRIDS, SWEEPS = "grids", "sweeps"
+"""Sections of the file beside the presets (genrec.config.grids, tune/settings.py); no part of the settings."""
 
 
 def load_settings(
@@ -38,7 +38,8 @@ def load_settings(
         SettingsError: naming the key, the value and what it may be.
     """
     tree = read_tree(path)
-    tree.pop(GRIDS, None)
+    for section in (GRIDS, SWEEPS):
+        tree.pop(section, None)
     presets = tree.pop("presets", {}) or {}
     if not isinstance(presets, dict):
         raise SettingsError(f"presets: expected name: sections, got {type(presets).__name__}")

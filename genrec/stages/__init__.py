@@ -2,6 +2,6 @@
 
 from genrec.stages.declared import STAGES
 from genrec.stages.runner import Pipeline, Reporter, open_stage
-from genrec.stages.stage import Context, Outcome, Plan, Stage, plan
+from genrec.stages.stage import Context, Outcome, Plan, Stage, Watch, plan
 
-__all__ = ["STAGES", "Context", "Outcome", "Pipeline", "Plan", "Reporter", "Stage", "open_stage", "plan"]
+__all__ = ["STAGES", "Context", "Outcome", "Pipeline", "Plan", "Reporter", "Stage", "Watch", "open_stage", "plan"]

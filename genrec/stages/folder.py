@@ -23,7 +23,7 @@ from genrec.config import Settings, resolved_yaml
 from genrec.errors import ArtifactError
 from genrec.stages.stage import Plan
 
-RESERVED = ("artifacts", "bundles", "cache")
+RESERVED = ("artifacts", "bundles", "cache", "sweeps")
 RUN = "run.json"
 LINKS = {
     "report.html": ("evaluate", "report.html"),

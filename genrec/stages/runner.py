@@ -18,7 +18,7 @@ from genrec.errors import ArtifactError, SettingsError
 from genrec.stages.declared import STAGES
 from genrec.stages.folder import RESERVED, RunFolder
 from genrec.stages.ray_session import connect
-from genrec.stages.stage import Context, Plan, Stage, plan
+from genrec.stages.stage import Context, Plan, Stage, Watch, plan
 
 logger = logging.getLogger(__name__)
 
@@ -58,6 +58,8 @@ class Pipeline:
         settings: the resolved tree.
         stages: by name, in order.
         reporter: who is told.
+        watch: who hears how trainings go on.
+        keep_folder: False leaves no run folder, only artifacts (a sweep's trials).
 
     Raises:
         SettingsError: the run has the name of a folder that genrec uses itself.
@@ -65,12 +67,18 @@ class Pipeline:
     """
 
     def __init__(
-        self, settings: Settings, *, stages: Mapping[str, Stage] = STAGES, reporter: Reporter | None = None
+        self,
+        settings: Settings,
+        *,
+        stages: Mapping[str, Stage] = STAGES,
+        reporter: Reporter | None = None,
+        watch: Watch | None = None,
+        keep_folder: bool = True,
     ) -> None:
         if settings.run.name in RESERVED:
             raise SettingsError(f"run.name: {settings.run.name!r} is a folder that genrec uses itself; take another")
         self.settings = settings
-        self.reporter = reporter or Silent()
+        self.reporter, self.watch, self.keep_folder = reporter or Silent(), watch or Watch(), keep_folder
         self.directory = Path(settings.run.directory)
         self.store = ArtifactStore(self.directory / "artifacts")
         self.plans = plan(stages, settings)
@@ -105,7 +113,8 @@ class Pipeline:
                 self._opened[name] = self.store.open(name, item.key)
                 self.store.tidy(name, item.key)
             self.reporter.end(item.stage, item.key, state, time.monotonic() - began)
-            self.folder.update()
+            if self.keep_folder:
+                self.folder.update()
         return self._opened[name][0]
 
     def manifest(self, name: str) -> Manifest:
@@ -134,6 +143,7 @@ class Pipeline:
                 inputs={source: self._opened[source][0] for source in stage.inputs},
                 manifests={source: self._opened[source][1] for source in stage.inputs},
                 cache=self.directory / "cache",
+                watch=self.watch,
             )
         )
         manifest = Manifest(

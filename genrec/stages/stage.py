@@ -8,7 +8,7 @@ so that a leaf added later counts until somebody decides otherwise: making again
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,19 @@ class Outcome:
 
 
 @dataclass(frozen=True)
+class Watch:
+    """Who hears how a training goes on, checkpoint by checkpoint.
+
+    Attributes:
+        report: called with epoch, step and validation metrics, where the stage trains in this process.
+        callbacks: of Ray Train, where it trains on Ray's workers.
+    """
+
+    report: Callable[[dict[str, float]], None] | None = None
+    callbacks: Sequence[Any] = ()
+
+
+@dataclass(frozen=True)
 class Context:
     """What a stage function gets.
 
@@ -41,6 +54,7 @@ class Context:
         inputs: input stage -> directory of its verified artifact.
         manifests: input stage -> manifest.
         cache: directory of things that may be deleted at any time.
+        watch: who hears how a training goes on.
     """
 
     settings: Settings
@@ -49,6 +63,7 @@ class Context:
     inputs: Mapping[str, Path]
     manifests: Mapping[str, Manifest]
     cache: Path
+    watch: Watch = Watch()
 
 
 @dataclass(frozen=True)

@@ -130,11 +130,12 @@ def _train(context: Context, factory: TaskFactory, training: TrainingSettings, s
         from genrec.training.loop import fit
         from genrec.training.strategies import SingleStrategy
 
-        result = fit(factory(), training, seed, work, SingleStrategy())
+        result = fit(factory(), training, seed, work, SingleStrategy(), reporter=context.watch.report)
     else:
         from genrec.training.ray_train import fit_on_ray
 
-        result = fit_on_ray(factory, training, seed, work, sid_version=sid_version)
+        callbacks = context.watch.callbacks
+        result = fit_on_ray(factory, training, seed, work, sid_version=sid_version, callbacks=callbacks)
     shutil.copyfile(result.weights, context.out / WEIGHTS)
     for name in KEPT:
         if (work / name).is_dir():

@@ -190,8 +190,12 @@ class _Run:
         with self.strategy.evaluating():
             sums = self.task.validate(self.strategy.device, self.strategy.rank, self.strategy.world)
         sums = self.strategy.sum({name: float(value) for name, value in sums.items()})
-        users = sums.pop("users")
-        self.validation = {name: value / max(users, 1) for name, value in sums.items()}
+        counts = {name.removesuffix("users"): sums.pop(name) for name in list(sums) if name.endswith("users")}
+        counted = {name: counts[name[: name.rfind("/") + 1]] for name in sums}
+        # A segment without users has no mean; the whole has one always, for it chooses the weights.
+        self.validation = {
+            name: value / max(counted[name], 1) for name, value in sums.items() if counted[name] or "/" not in name
+        }
         values = {f"validation/{name}": value for name, value in self.validation.items()}
         self.curves.write(self.progress.step, values, epoch=self.progress.epoch, seconds=self._seconds())
         metric = self.validation[KEY_METRIC]
@@ -208,7 +212,9 @@ class _Run:
         self.progress = replace(self.progress, seconds=self._seconds())
         self.store.save(self.progress, self.strategy, background=not self.progress.stopped)
         if self.reporter is not None:
-            self.reporter({"step": self.progress.step, "best": self.progress.best_metric, **self.validation})
+            progress = self.progress
+            told = {"epoch": progress.epoch, "step": progress.step, "best": progress.best_metric}
+            self.reporter({**told, **self.validation})
 
     def _seconds(self) -> float:
         return round(time.monotonic() - self.clock, 3)

@@ -11,14 +11,14 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import ray
 import ray.train
 import torch
-from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train import FailureConfig, RunConfig, ScalingConfig, UserCallback
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from genrec.config import TrainingSettings
@@ -41,7 +41,13 @@ class TrainingError(GenrecError):
 
 
 def fit_on_ray(
-    factory: TaskFactory, settings: TrainingSettings, seed: int, work_dir: Path, *, sid_version: str | None
+    factory: TaskFactory,
+    settings: TrainingSettings,
+    seed: int,
+    work_dir: Path,
+    *,
+    sid_version: str | None,
+    callbacks: Sequence[UserCallback] = (),
 ) -> FitResult:
     """Train on the connected Ray cluster, going on from the last complete checkpoint in ``work_dir``.
 
@@ -51,6 +57,7 @@ def fit_on_ray(
         seed: as for :func:`genrec.training.loop.fit`.
         work_dir: the run's directory, at the same path on every node.
         sid_version: the task's; a checkpoint made with other semantic IDs is refused before anything starts.
+        callbacks: of Ray Train, told of every checkpoint's metrics.
 
     Raises:
         SettingsError: the cluster can never hold the workers.
@@ -78,6 +85,7 @@ def fit_on_ray(
         run_config=RunConfig(
             name=work_dir.name,
             storage_path=str(work_dir / "ray"),
+            callbacks=list(callbacks),  # type: ignore[arg-type]
             failure_config=FailureConfig(
                 max_failures=settings.max_failures,
                 controller_failure_limit=CONTROLLER_FAILURES,  # type: ignore[call-arg]

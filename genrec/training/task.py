@@ -43,5 +43,6 @@ class Task(Protocol):
     def validate(self, device: torch.device, rank: int = 0, world: int = 1) -> dict[str, float]:
         """Sums over this worker's part of the validation users, and "users", their number.
 
-        The loop turns them into means over all; ``KEY_METRIC`` is among them.
+        The loop turns them into means over all; ``KEY_METRIC`` is among them. Sums over a segment of the users are
+        called "segment/metric", beside "segment/users".
         """

@@ -1,4 +1,5 @@
-"""Validation while training: Hit and NDCG at 10 on a seeded sample of validation users, over the full catalog.
+"""Validation while training: Hit and NDCG at 10 on a seeded sample of validation users, over the full catalog, for all
+users and for those whose target is a head or a tail item.
 
 It only chooses weights; the numbers of a table come from genrec.evaluation.
 """
@@ -17,6 +18,10 @@ from genrec.models.contracts import Batch
 from genrec.training.batching import evaluation_batch
 
 CUTOFF = 10
+
+_NAMES = tuple(
+    segment + name for segment in ("", "head/", "tail/") for name in (f"hit@{CUTOFF}", f"ndcg@{CUTOFF}", "users")
+)
 
 Recommend = Callable[[Batch, Tensor], Tensor]
 """(batch, exclude_BS) -> items [B, 10], best first, -1 where the list ran short."""
@@ -40,15 +45,19 @@ def ranking_sums(
     exclude_seen: bool,
     device: torch.device,
 ) -> dict[str, float]:
-    """Sums of Hit@10 and NDCG@10 over ``users``, and their number."""
-    hits = gains = 0.0
+    """Sums of Hit@10 and NDCG@10 over ``users``, and their number; the same under "head/" and "tail/"."""
+    head_N = torch.from_numpy(data.head_items).to(device)
+    sums = dict.fromkeys(_NAMES, 0.0)
     for batch, seen_BS, target_B in _batches(data, users, max_history, batch_size, exclude_seen):
         items_BK = recommend(batch.to(device), seen_BS.to(device))
-        found_BK = items_BK == target_B.to(device)[:, None]
-        hits += float(found_BK.sum())
+        target_B = target_B.to(device)
+        found_BK = items_BK == target_B[:, None]
         discount_K = 1.0 / torch.log2(torch.arange(2, items_BK.shape[1] + 2, device=device))
-        gains += float((found_BK * discount_K).sum())
-    return {f"hit@{CUTOFF}": hits, f"ndcg@{CUTOFF}": gains, "users": float(len(users))}
+        hit_B, gain_B, head_B = found_BK.sum(dim=1), (found_BK * discount_K).sum(dim=1), head_N[target_B]
+        for segment, member_B in (("", torch.ones_like(head_B)), ("head/", head_B), ("tail/", ~head_B)):
+            for name, value_B in ((f"hit@{CUTOFF}", hit_B), (f"ndcg@{CUTOFF}", gain_B), ("users", member_B)):
+                sums[segment + name] += float(value_B[member_B].sum())
+    return sums
 
 
 def _batches(
