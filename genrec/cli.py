@@ -21,6 +21,7 @@ from rich.table import Table
 
 from genrec.config import Settings, load_settings, resolved_yaml
 from genrec.errors import GenrecError
+from genrec.grid_command import add_options, run_grids
 from genrec.progress import StageProgress
 
 if TYPE_CHECKING:
@@ -84,6 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     compare = verb("compare", "one table of several runs; runs that differ in the seed are averaged", _compare)
     compare.add_argument("runs", nargs="+", metavar="RUN", help="run names below run.directory")
     compare.add_argument("--json", action="store_true", help="print the metric rows as JSON instead of a table")
+    add_options(verb("grid", "run arms with several seeds and compare them (grids: in the settings file)", _grid))
     return parser
 
 
@@ -100,13 +102,17 @@ STAGE_VERBS = {
 """The stages of genrec.stages; written out here so that --help need not import them. A test compares."""
 
 
-def _settings(options: argparse.Namespace) -> Settings:
+def _overrides(options: argparse.Namespace) -> list[str]:
     overrides = list(options.overrides)
     if options.strategy == "single":
         overrides.insert(0, "training.workers=1")  # over a preset's, but not over a --set that says otherwise
     if options.strategy:
         overrides.append(f"training.strategy={options.strategy}")
-    return load_settings(options.config, preset=options.preset, overrides=overrides)
+    return overrides
+
+
+def _settings(options: argparse.Namespace) -> Settings:
+    return load_settings(options.config, preset=options.preset, overrides=_overrides(options))
 
 
 def _pipeline(options: argparse.Namespace, *, quiet: bool = False) -> Pipeline:
@@ -186,6 +192,10 @@ def _compare(options: argparse.Namespace) -> None:
         return
     for dataset in dict.fromkeys(row.dataset for row in rows):
         _console().print(results_table([row for row in rows if row.dataset == dataset]))
+
+
+def _grid(options: argparse.Namespace) -> None:
+    run_grids(options, _overrides(options), _console())
 
 
 def _console() -> Console:

@@ -27,6 +27,7 @@ logger = logging.getLogger(__name__)
 
 FRAMES, METRICS, REPORT = "frames", "metrics.json", "report.html"
 POPULARITY, ITEM_KNN, USER_KNN, BLEND, SASREC = "popularity", "item-knn", "user-knn", "item-knn+user-knn", "sasrec"
+BASELINES = (POPULARITY, ITEM_KNN, USER_KNN, BLEND, SASREC)
 USER_KNN_WEIGHT = 0.5
 CLAIM = "ndcg@10"
 
