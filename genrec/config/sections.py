@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import (
     BaseModel,
@@ -12,8 +12,14 @@ from pydantic import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    field_validator,
     model_validator,
 )
+
+FIRST_TABLE = "text"
+"""Name of the table of semantic IDs that every host speaks."""
+
+TableName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]*$")]
 
 
 class Section(BaseModel):
@@ -64,8 +70,8 @@ class EncoderSettings(Section):
     max_tokens: PositiveInt = Field(128, description="minilm only: longer texts are cut")
 
 
-class TokenizerSettings(Section):
-    """Semantic IDs from item embeddings."""
+class CodeSettings(Section):
+    """How one table of semantic IDs is made of item embeddings."""
 
     kind: Literal["rq-vae", "residual-kmeans", "random", "published", "letter"] = Field(
         "rq-vae", description="letter: rq-vae aligned with SASRec's item vectors, which are trained before"
@@ -76,6 +82,11 @@ class TokenizerSettings(Section):
         "collision-level", description="reallocate: colliding items move to the nearest free code of the last level"
     )
     published: str | None = Field(None, description="kind `published`: the JSON file of codes")
+    published_first_id: NonNegativeInt | None = Field(
+        None,
+        description="kind `published`: the file's key k is the item with the raw id k + this; none: keys are "
+        "raw ids or the catalog's own numbers",
+    )
     hidden: tuple[PositiveInt, ...] = Field((512, 256, 128), description="rq-vae: widths of the encoder")
     latent: PositiveInt = Field(32, description="width of the quantized vector; residual-kmeans: principal components")
     commitment: NonNegativeFloat = Field(0.25, description="rq-vae: weight of the commitment loss (TIGER: 0.25)")
@@ -89,11 +100,60 @@ class TokenizerSettings(Section):
     clusters: PositiveInt = Field(10, description="letter: equal-sized clusters of each codebook, for the diversity")
 
 
+class FurtherTableSettings(CodeSettings):
+    """A further table of semantic IDs beside the first."""
+
+    embeddings: Literal["text", "collaborative"] = Field(
+        "text", description="what is quantized; collaborative: SASRec's item vectors, which are trained before"
+    )
+
+    def codes(self) -> TokenizerSettings:
+        """What the tokenizer of this table is fitted with."""
+        return TokenizerSettings(**{name: getattr(self, name) for name in CodeSettings.model_fields})
+
+
+class TokenizerSettings(CodeSettings):
+    """Semantic IDs from item embeddings: the table `text`, and further ones by name."""
+
+    tables: dict[TableName, FurtherTableSettings] = Field(
+        {}, description="further tables by name, in one vocabulary with the first; backbone `mql4grec` only"
+    )
+
+    @field_validator("tables")
+    @classmethod
+    def _names(cls, tables: dict[str, FurtherTableSettings]) -> dict[str, FurtherTableSettings]:
+        if FIRST_TABLE in tables:
+            raise ValueError(f"tokenizer.tables: {FIRST_TABLE!r} is the first table's name; take another")
+        return dict(sorted(tables.items()))
+
+
+class TaskMixSettings(Section):
+    """What backbone `mql4grec` trains and how it recommends (arXiv 2504.05314).
+
+    A step trains the next item in the first table, and one further task drawn by these weights; a weight is spread
+    evenly over all pairs of tables that the task has.
+    """
+
+    prompt_length: PositiveInt = Field(4, description="states of a task's soft prompt")
+    weight: NonNegativeFloat = Field(1.0, description="weight of the further task's loss")
+    next: NonNegativeFloat = Field(1.0, description="a history in a further table -> next item in the same table")
+    cross: NonNegativeFloat = Field(1.0, description="a history in one table -> next item in another")
+    fused: NonNegativeFloat = Field(0.5, description="a history in all tables at once -> next item in one")
+    translate: NonNegativeFloat = Field(0.2, description="an item's codes in one table -> its codes in another")
+    ensemble: Literal["average", "mixture", "first"] = Field(
+        "average",
+        description="how the tables' lists become one. average: the paper's rule; mixture: mean of probabilities, a "
+        "distribution over items; first: the first table's list alone",
+    )
+
+
 class ModelSettings(Section):
     """The host backbone. Defaults are the shape that GENPLUGIN's paper gives its hosts."""
 
-    backbone: Literal["tiger", "letter", "decoder-only"] = Field(
-        "tiger", description="letter: TIGER's network, meant for tokenizer.kind `letter`"
+    backbone: Literal["tiger", "letter", "decoder-only", "mql4grec"] = Field(
+        "tiger",
+        description="letter: TIGER's network, meant for tokenizer.kind `letter`; mql4grec: TIGER's network over "
+        "several tables of semantic IDs (tokenizer.tables)",
     )
     d_model: PositiveInt = 128
     d_ff: PositiveInt = 1024
@@ -108,6 +168,7 @@ class ModelSettings(Section):
     encoder_attention: Literal["bidirectional", "causal"] = Field(
         "bidirectional", description="causal: an item attends to earlier items only; all prefixes train in one pass"
     )
+    tasks: TaskMixSettings = TaskMixSettings()
 
     @model_validator(mode="after")
     def _combinations(self) -> ModelSettings:

@@ -46,6 +46,21 @@ class Settings(Section):
             raise ValueError(f"data.path: reader {data.reader!r} needs a file or directory")
         if tokenizer.kind == "published" and tokenizer.published is None:
             raise ValueError("tokenizer.published: kind 'published' needs the JSON file of codes")
+        for name, table in tokenizer.tables.items():
+            if table.kind == "published" and table.published is None:
+                raise ValueError(f"tokenizer.tables.{name}.published: kind 'published' needs the JSON file of codes")
+        if self.model.backbone == "mql4grec" and not tokenizer.tables:
+            raise ValueError(
+                "tokenizer.tables: backbone 'mql4grec' speaks several tables of semantic IDs, and there is only the "
+                "first; add published codes (tokenizer.tables.image.kind=published and "
+                "tokenizer.tables.image.published=FILE), or a table of what every data set has: "
+                "tokenizer.tables.collaborative.embeddings=collaborative"
+            )
+        if self.model.backbone != "mql4grec" and tokenizer.tables:
+            raise ValueError(
+                f"tokenizer.tables: backbone {self.model.backbone!r} speaks one table of semantic IDs, got further "
+                f"ones: {', '.join(tokenizer.tables)}; leave them out or set model.backbone=mql4grec"
+            )
         if training.strategy == "single" and training.workers != 1:
             raise ValueError(
                 f"training.workers: strategy 'single' is one process, got {training.workers}; use 'ddp' or 'deepspeed'"

@@ -89,7 +89,7 @@ def generate(
     dead_LBS = None
     if exclude_BS is not None and exclude_BS.shape[1]:
         dead_LBS = trie.dead_nodes(exclude_BS)
-    with _evaluating(backbone):
+    with evaluating(backbone):
         if memories is None:
             memories = [backbone.encode(batch), *batch.neighbours]
         cache = backbone.start(memories)
@@ -155,7 +155,7 @@ def _ranked(state: _Beams, trie: TrieTensors, k: int) -> Ranked:
 
 
 @contextmanager
-def _evaluating(backbone: Backbone) -> Iterator[None]:
+def evaluating(backbone: Backbone) -> Iterator[None]:
     """Dropout off, and afterwards as it was."""
     if not isinstance(backbone, torch.nn.Module) or not backbone.training:
         yield

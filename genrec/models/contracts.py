@@ -160,3 +160,25 @@ class Backbone(Protocol):
 
     def step(self, tokens_BK: Tensor, cache: DecoderCache) -> Tensor:
         """Logits [B, K, V] after one further token per beam."""
+
+
+@runtime_checkable
+class MultiTable(Protocol):
+    """A backbone that speaks further tables of semantic IDs beside the one of its Protocol (its first)."""
+
+    @property
+    def ensemble(self) -> str:
+        """How the lists of its tables become one; a rule of genrec.decoding.ensemble."""
+
+    @property
+    def side_weight(self) -> float:
+        """Weight of the loss of :meth:`side_task`."""
+
+    def members(self) -> Sequence[Backbone]:
+        """A backbone for each table, the first one's first; all of one vocabulary."""
+
+    def side_task(self, batch: Batch) -> tuple[Outputs, Batch] | None:
+        """One task of training beside the next item, and the batch it is of; None: there is none.
+
+        Drawn with torch's own random numbers, which the train loop seeds at each step.
+        """

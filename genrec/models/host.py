@@ -50,6 +50,11 @@ class Host(nn.Module):
         """Code embeddings [V, D]."""
         return self._embedding
 
+    @property
+    def longest(self) -> int:
+        """Most codes that it ever writes for an item."""
+        return self._sid_table.n_levels
+
     def tokens(self, items: Tensor) -> Tensor:
         """Token ids [..., L] of items [...]; PAD_ITEM gives PAD_TOKEN."""
         item_tokens: Tensor = self.item_tokens  # type: ignore[assignment]

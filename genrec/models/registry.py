@@ -11,11 +11,12 @@ from genrec.config import ModelSettings
 from genrec.models.decoder_only import DecoderOnly
 from genrec.models.host import Host
 from genrec.models.letter import Letter
+from genrec.models.mql4grec import Mql4Grec
 from genrec.models.tiger import Tiger
 from genrec.tokenizer.sid_table import SidTable
 
 HOSTS: Mapping[str, type[Tiger] | type[DecoderOnly]] = MappingProxyType(
-    {"tiger": Tiger, "letter": Letter, "decoder-only": DecoderOnly}
+    {"tiger": Tiger, "letter": Letter, "decoder-only": DecoderOnly, "mql4grec": Mql4Grec}
 )
 """The hosts, by the name that ``model.backbone`` uses."""
 

@@ -75,11 +75,14 @@ class Tiger(Host):
 
     def encode(self, batch: Batch) -> Memory:
         """The ID history as a memory of T * L states."""
-        history_BT = batch.history_BT
+        return self.encode_items(batch.history_BT, self.item_tokens)  # type: ignore[arg-type]
+
+    def encode_items(self, history_BT: Tensor, item_tokens_NL: Tensor) -> Memory:
+        """A history as a memory of T * L states, given the tokens of each item (the last row is padding's)."""
         if history_BT.shape[1] == 0:  # a batch of cold users only
             history_BT = history_BT.new_full((history_BT.shape[0], 1), PAD_ITEM)
-        n_levels = self.sid_table.n_levels
-        tokens = self.tokens(history_BT).flatten(1)
+        n_levels = item_tokens_NL.shape[1]
+        tokens = item_tokens_NL[history_BT].flatten(1)
         mask_BT = (history_BT != PAD_ITEM).repeat_interleave(n_levels, dim=1)
         item_T = torch.arange(history_BT.shape[1], device=history_BT.device).repeat_interleave(n_levels)
         mask: Tensor | None = None
@@ -98,7 +101,7 @@ class Tiger(Host):
 
     def start(self, memories: Sequence[Memory]) -> TigerCache:
         """Prepare step-by-step decoding; keys and values of the memories are computed once."""
-        bias = self.decoder.bias(self.sid_table.n_levels)[0].permute(1, 2, 0)
+        bias = self.decoder.bias(self.longest)[0].permute(1, 2, 0)
         return TigerCache(self._read(memories, None, (0, 1, 1), once=False), bias)
 
     @torch.no_grad()

@@ -4,6 +4,7 @@ import typing
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
@@ -15,6 +16,7 @@ from genrec.genplugin.plugin import GenPlugin, host_weights
 from genrec.losses import total_loss
 from genrec.models import PAD_ITEM, Backbone, Batch, Memory, build_backbone
 from genrec.models.registry import HOSTS
+from genrec.tokenizer.joint import JointTable
 from genrec.tokenizer.sid_table import PAD_TOKEN, SidTable
 
 SHAPE = dict(d_model=32, d_ff=48, heads=2, d_head=16, encoder_layers=2, decoder_layers=2, relative_buckets=8)
@@ -42,8 +44,19 @@ def settings(request: pytest.FixtureRequest) -> ModelSettings:
 
 
 @pytest.fixture
+def table(settings: ModelSettings, table: SidTable) -> SidTable:
+    """For a host of several tables, a further one of four levels beside it."""
+    return several(table) if settings.backbone == "mql4grec" else table
+
+
+@pytest.fixture
 def host(settings: ModelSettings, table: SidTable) -> torch.nn.Module:
     return fresh(settings, table).eval()
+
+
+def several(table: SidTable) -> JointTable:
+    codes = np.stack([np.arange(table.n_items) // 3**level % 3 for level in range(4)], axis=1)
+    return JointTable.of(table, [SidTable(codes.astype(np.int32), (3, 3, 3, 3), name="image")])
 
 
 def fresh(settings: ModelSettings, table: SidTable) -> torch.nn.Module:
