@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 
 from genrec.bundle import Bundle, load_bundle
-from genrec.decoding import generate
+from genrec.decoding import recommend
 from genrec.decoding.search import Ranked
 from genrec.errors import GenrecError
 from genrec.models.contracts import PAD_ITEM, Batch
@@ -248,7 +248,7 @@ class Recommender:
         """Lists, and which part of the mixture gave each item most of its probability (None: there is no mixture)."""
         beams, augmented = self._beams(k), self.augmented
         if augmented is None:
-            ranked = generate(self.backbone, batch, k, beams=beams, exclude_BS=exclude_BS)
+            ranked = recommend(self.backbone, batch, k, beams=beams, exclude_BS=exclude_BS)
             return ranked, [[None] * k] * batch.size
         votes = augmented.votes(batch, exclude_BS)
         ranked = augmented.generate(self.backbone, batch, k, beams=beams, exclude_BS=exclude_BS, votes=votes)

@@ -1,6 +1,6 @@
 """Trie-constrained decoding: ``generate`` lists, ``score`` given items; one distribution (contract 5)."""
 
-from genrec.decoding.ensemble import generate_ensemble, generation
+from genrec.decoding.ensemble import generate_ensemble, recommend
 from genrec.decoding.mixture import ItemMixture
 from genrec.decoding.scoring import score
 from genrec.decoding.search import Ranked, generate
@@ -14,6 +14,6 @@ __all__ = [
     "child_log_probs",
     "generate",
     "generate_ensemble",
-    "generation",
+    "recommend",
     "score",
 ]

@@ -16,7 +16,7 @@ Shape letters: B batch, K list length, X candidates (all lists, one after the ot
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -27,13 +27,15 @@ from genrec.decoding.search import Ranked, evaluating, generate
 from genrec.errors import SettingsError
 from genrec.models.contracts import PAD_ITEM, Backbone, Batch, MultiTable
 
-Generate = Callable[..., Ranked]
-"""The call of :func:`genrec.decoding.generate`."""
+@torch.inference_mode()
+def recommend(backbone: Backbone, batch: Batch, k: int, *, beams: int, exclude_BS: Tensor | None = None) -> Ranked:
+    """The k items that a host recommends: of ``generate``, or of the ensemble where it speaks several tables.
 
-
-def generation(backbone: Backbone) -> Generate:
-    """The call that recommends from a host: ``generate``, or the ensemble where it speaks several tables."""
-    return generate_ensemble if isinstance(backbone, MultiTable) and backbone.ensemble != "first" else generate
+    Arguments and errors as of :func:`genrec.decoding.generate`.
+    """
+    if isinstance(backbone, MultiTable) and backbone.ensemble != "first":
+        return generate_ensemble(backbone, batch, k, beams=beams, exclude_BS=exclude_BS)
+    return generate(backbone, batch, k, beams=beams, exclude_BS=exclude_BS)
 
 
 @torch.inference_mode()

@@ -70,7 +70,7 @@ def evaluate(context: Context) -> Outcome:
 def rank_all(context: Context, interactions: Interactions, table: SidTable) -> Iterator[EvalFrame]:
     """A frame of test users for each model: counts first, then SASRec, the host, and the host with neighbours."""
     from genrec.data.load import load_catalog
-    from genrec.decoding import generate
+    from genrec.decoding import recommend
     from genrec.evaluation.rank import rank_dense, rank_generative
     from genrec.genplugin.augmented import load_augmented
     from genrec.models.dense import Blend
@@ -103,7 +103,7 @@ def rank_all(context: Context, interactions: Interactions, table: SidTable) -> I
     host = build_backbone(settings.model, table)
     restore_weights(host, context.inputs["pretrain"] / WEIGHTS)
     host.to(device).eval()
-    calls: dict[str, GenerateFn] = {settings.model.backbone: generate}
+    calls: dict[str, GenerateFn] = {settings.model.backbone: recommend}
     augmented = load_augmented(host, interactions, catalog.texts, settings, context.inputs["finetune"])
     if augmented is not None:
         calls[settings.model.backbone + AUGMENTED] = augmented.generate

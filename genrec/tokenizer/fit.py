@@ -90,7 +90,7 @@ def fit_tokenizer(
     metrics: dict[str, Any] = {"items": len(embeddings_NE), "held_out": len(late)}
     if isinstance(quantizer, PublishedCodes):
         assert settings.published is not None
-        codes_NL = read_published(settings.published, len(embeddings_NE), item_ids)
+        codes_NL = read_published(settings.published, len(embeddings_NE), item_ids, settings.published_first_id)
         quantizer.fit_codes(training_rows, codes_NL[fitted])
         codes_NL[late] = quantizer.encode(embeddings_NE[late])
     elif isinstance(quantizer, LetterQuantizer):

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import override
 
+from genrec.config.sections import FIRST_TABLE
 from genrec.errors import ArtifactError, VersionMismatchError
 from genrec.tokenizer.sid_table import SidTable
 
@@ -142,7 +143,7 @@ def load_tables(directory: Path) -> SidTable:
     """
     path = directory / TABLES
     if not path.is_file():
-        return SidTable.load(directory)
+        return SidTable.load(directory, FIRST_TABLE)
     try:
         told = json.loads(path.read_text(encoding="utf-8"))
         names, version = [str(name) for name in told["tables"]], str(told["version"])

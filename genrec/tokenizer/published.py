@@ -22,13 +22,16 @@ from genrec.tokenizer.quantizer import Codes, FloatRows, ResidualQuantizer
 TOKEN = re.compile(r"<([A-Za-z])_(\d{1,6})>")
 
 
-def read_published(path: str | Path, n_items: int, item_ids: Sequence[str] | None = None) -> Codes:
+def read_published(
+    path: str | Path, n_items: int, item_ids: Sequence[str] | None = None, first_id: int | None = None
+) -> Codes:
     """Read published codes.
 
     Args:
         path: the JSON file.
         n_items: N, size of the catalog.
         item_ids: raw ids by item index, used where the file's keys are ids and not the numbers 0 .. N-1.
+        first_id: the raw id that key "0" stands for, where keys are raw ids less this number.
 
     Returns:
         int32 [N, L] in the catalog's order, not necessarily unique.
@@ -44,7 +47,9 @@ def read_published(path: str | Path, n_items: int, item_ids: Sequence[str] | Non
         raise DataError(f"tokenizer.published: {path}: not JSON ({error})") from error
     if not isinstance(loaded, dict) or not loaded:
         raise DataError(f'tokenizer.published: {path}: expected an object {{"0": ["<a_55>", ...], ...}}')
-    rows = [_codes(path, key, loaded[key]) for key in _keys(path, loaded, n_items, item_ids)]
+    ids = item_ids if first_id is None else _shifted(path, item_ids or (), first_id)
+    keys = _keys(path, loaded, n_items, ids) if first_id is None else _present(path, loaded, ids or ())
+    rows = [_codes(path, key, loaded[key]) for key in keys]
     if len({len(row) for row in rows}) != 1:
         raise DataError(f"tokenizer.published: {path}: its items have different numbers of codes")
     return np.asarray(rows, dtype=np.int32)
@@ -59,13 +64,25 @@ def _keys(path: str | Path, loaded: dict[str, Any], n_items: int, item_ids: Sequ
         if len(loaded) != n_items:
             raise DataError(
                 f"tokenizer.published: {path} has {len(loaded)} items by number, the catalog {n_items}; "
-                "switch the k-core filter off or publish codes for this catalog"
+                "switch the k-core filter off, say how numbers follow from raw ids (tokenizer.published_first_id), or "
+                "publish codes for this catalog"
             )
         return dense
+    return _present(path, loaded, ids)
+
+
+def _present(path: str | Path, loaded: dict[str, Any], ids: Sequence[str]) -> list[str]:
     missing = next((item for item in ids if item not in loaded), None)
     if not ids or missing is not None:
         raise DataError(f"tokenizer.published: {path} holds no codes of item {missing or 0!r}")
-    return ids
+    return list(ids)
+
+
+def _shifted(path: str | Path, item_ids: Sequence[str], first_id: int) -> list[str]:
+    odd = next((item for item in item_ids if not (item.isascii() and item.isdigit())), None)
+    if odd is not None:
+        raise DataError(f"tokenizer.published_first_id: {first_id} needs raw ids that are numbers, got {odd!r} ({path})")
+    return [str(int(item) - first_id) for item in item_ids]
 
 
 def _codes(path: str | Path, key: str, value: Any) -> list[int]:

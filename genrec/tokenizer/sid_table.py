@@ -113,12 +113,20 @@ class SidTable:
         save_file({"codes": self.codes_NL, "level_sizes": sizes}, directory / f"sid_{self.name}.safetensors", meta)
 
     @classmethod
-    def load(cls, directory: Path, name: str = "text") -> SidTable:
+    def load(cls, directory: Path, name: str | None = None) -> SidTable:
         """Read what :meth:`save` wrote.
+
+        Args:
+            directory: of the table or tables.
+            name: of one table; None: the catalog's, all of them in one vocabulary where it has several.
 
         Raises:
             ArtifactError: no such file, or its content does not give the version it claims.
         """
+        if name is None:
+            from genrec.tokenizer.joint import load_tables
+
+            return load_tables(directory)
         from safetensors import safe_open
 
         path = directory / f"sid_{name}.safetensors"

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from genrec.config import EvaluationSettings, SasRecSettings, TrainingSettings
 from genrec.data.interactions import Interactions
-from genrec.decoding import generate
+from genrec.decoding import recommend
 from genrec.losses import LOSSES, Loss, total_loss
-from genrec.models.contracts import PAD_ITEM, Batch
+from genrec.models.contracts import PAD_ITEM, Batch, MultiTable
 from genrec.models.sasrec import SasRec
 from genrec.training.batching import EpochBatches, TrainingRows, WorkerBatch, prefix_rows, window_rows
 from genrec.training.loop import step_seed
@@ -110,16 +110,26 @@ class HostTask(NextItemTask):
         host: Any = backbone
         self.sid_version = host.sid_table.version
         self.name = type(backbone).__name__.lower()
+        self.host, self.host_terms = host, training.losses
 
     def loss(self, batch: Batch, step: int) -> dict[str, Tensor]:
         """The weighted sum of the settings' losses and its parts."""
-        return total_loss(self.model(batch), batch, self.terms, self.losses)
+        return self.with_side_task(total_loss(self.model(batch), batch, self.terms, self.losses), batch)
+
+    def with_side_task(self, parts: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+        """The losses and that of one further task, where the host has such; its own part is "side-task"."""
+        side = self.host.side_task(batch) if isinstance(self.host, MultiTable) else None
+        if side is None:
+            return parts
+        outputs, own = side
+        further = total_loss(outputs, own, self.host_terms)["loss"]
+        return {**parts, "loss": parts["loss"] + self.host.side_weight * further, "side-task": further}
 
     def recommend(self, batch: Batch, exclude_BS: Tensor) -> Tensor:
         """The best ten of a beam search as wide as the evaluation's."""
         backbone: Any = self.model
         beams = max(self.evaluation.beams, CUTOFF)
-        return generate(backbone, batch, CUTOFF, beams=beams, exclude_BS=exclude_BS).items_BK
+        return recommend(backbone, batch, CUTOFF, beams=beams, exclude_BS=exclude_BS).items_BK
 
 
 class SasRecTask(NextItemTask):

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from genrec.config import LossTerm, ModelSettings, TaskMixSettings
-from genrec.decoding import generate, generate_ensemble, generation, score
+from genrec.decoding import generate, generate_ensemble, recommend, score
 from genrec.decoding.ensemble import averaged
 from genrec.decoding.search import Ranked
 from genrec.losses import total_loss
@@ -182,9 +182,15 @@ def test_an_item_in_both_lists_is_averaged_and_raised_by_one():
 
 
 def test_recommending_goes_by_the_ensemble_unless_the_first_table_is_asked_for(joint: JointTable, table: SidTable):
-    assert generation(build(joint)) is generate_ensemble
-    assert generation(build(joint, ensemble="first")) is generate
-    assert generation(build_backbone(ModelSettings(**SHAPE), table)) is generate
+    batch = Batch(HISTORY)
+    for host, call in (
+        (build(joint), generate_ensemble),
+        (build(joint, ensemble="first"), generate),
+        (build_backbone(ModelSettings(**SHAPE), table), generate),
+    ):
+        ours, theirs = (one(host, batch, 5, beams=8) for one in (recommend, call))
+        assert torch.equal(ours.items_BK, theirs.items_BK)
+        assert torch.equal(ours.scores_BK, theirs.scores_BK)
 
 
 def test_published_text_and_image_codes_load_into_one_vocabulary():
