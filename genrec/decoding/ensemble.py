@@ -27,6 +27,7 @@ from genrec.decoding.search import Ranked, evaluating, generate
 from genrec.errors import SettingsError
 from genrec.models.contracts import PAD_ITEM, Backbone, Batch, MultiTable
 
+
 @torch.inference_mode()
 def recommend(backbone: Backbone, batch: Batch, k: int, *, beams: int, exclude_BS: Tensor | None = None) -> Ranked:
     """The k items that a host recommends: of ``generate``, or of the ensemble where it speaks several tables.

@@ -26,6 +26,9 @@ def tokenizer_sources(settings: Settings) -> dict[str, Path]:
     sources: dict[str, Path] = {}
     if settings.tokenizer.published is not None:
         sources["published"] = Path(settings.tokenizer.published)
+    for name, table in settings.tokenizer.tables.items():
+        if table.published is not None:
+            sources[f"published {name}"] = Path(table.published)
     if settings.encoder.path is not None:
         root = Path(settings.encoder.path)
         sources |= {path.relative_to(root).as_posix(): path for path in root.rglob("*") if path.is_file()}
@@ -33,8 +36,23 @@ def tokenizer_sources(settings: Settings) -> dict[str, Path]:
 
 
 def tokenizer_inputs(settings: Settings) -> tuple[str, ...]:
-    """LETTER's codes follow SASRec's item vectors; no other kind waits for SASRec."""
-    return ("sasrec",) if settings.tokenizer.kind == "letter" else ()
+    """LETTER's codes follow SASRec's item vectors, and a further table may be made of them; else nobody waits for them."""
+    further = settings.tokenizer.tables.values()
+    asked = settings.tokenizer.kind == "letter" or any(
+        table.kind == "letter" or table.embeddings == "collaborative" for table in further
+    )
+    return ("sasrec",) if asked else ()
+
+
+def unread_codes(settings: Settings) -> tuple[str, ...]:
+    """Leaves of the tokenizer that the kinds in use do not read."""
+    tables = {"tokenizer": settings.tokenizer, **{f"tokenizer.tables.{n}": t for n, t in settings.tokenizer.tables.items()}}
+    return tuple(f"{name}.published_first_id" for name, table in tables.items() if table.kind != "published")
+
+
+def unread_model(settings: Settings) -> tuple[str, ...]:
+    """Leaves of the model that the host does not read."""
+    return () if settings.model.backbone == "mql4grec" else ("model.tasks",)
 
 
 TRAINING_MANNER = (
@@ -91,7 +109,8 @@ STAGES: dict[str, Stage] = {
             about="item texts to embeddings to semantic IDs",
             make=steps.tokenize,
             depends=("encoder", "tokenizer"),
-            ignores=("encoder.path", "encoder.batch_size", "tokenizer.published"),
+            ignores=("encoder.path", "encoder.batch_size", "tokenizer.published", "tokenizer.tables.*.published"),
+            unread=unread_codes,
             inputs=("prepare",),
             further_inputs=tokenizer_inputs,
             sources=tokenizer_sources,
@@ -124,6 +143,7 @@ STAGES: dict[str, Stage] = {
                 *("evaluation.seen_items", "evaluation.beams"),
             ),
             ignores=TRAINING_MANNER + GATE,
+            unread=unread_model,
             inputs=("prepare", "tokenize"),
             resumable=True,
             spread=True,

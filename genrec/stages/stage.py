@@ -75,7 +75,8 @@ class Stage:
         about: what it does, in a few words.
         make: writes the artifact's files into ``Context.out``.
         depends: sections or leaves (dotted) of the settings that the result depends on.
-        ignores: leaves of these that do not change the result.
+        ignores: leaves of these that do not change the result; ``*`` stands for any one name.
+        unread: leaves that are read under other settings only; None for none.
         inputs: stages whose artifacts it reads.
         further_inputs: stages that it reads as well under these settings; None for none.
         sources: name -> file outside the store that it reads (hashed into the key); None for none.
@@ -88,6 +89,7 @@ class Stage:
     make: Callable[[Context], Outcome]
     depends: tuple[str, ...] = ()
     ignores: tuple[str, ...] = ()
+    unread: Callable[[Settings], tuple[str, ...]] | None = None
     inputs: tuple[str, ...] = ()
     further_inputs: Callable[[Settings], tuple[str, ...]] | None = None
     sources: Callable[[Settings], Mapping[str, Path]] | None = None
@@ -97,10 +99,11 @@ class Stage:
     def relevant(self, settings: Settings) -> dict[str, Any]:
         """The part of the settings that the key is made of, as leaf (dotted) -> value."""
         leaves = flatten(settings.model_dump(mode="json"))
+        ignores = (*self.ignores, *(self.unread(settings) if self.unread else ()))
         return {
             leaf: value
             for leaf, value in leaves.items()
-            if any(_within(leaf, part) for part in self.depends) and not any(_within(leaf, p) for p in self.ignores)
+            if any(_within(leaf, part) for part in self.depends) and not any(_within(leaf, part) for part in ignores)
         }
 
     def source_digests(self, settings: Settings) -> dict[str, str]:
@@ -172,4 +175,5 @@ def nested(leaves: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _within(leaf: str, part: str) -> bool:
-    return leaf == part or leaf.startswith(part + ".")
+    names, wanted = leaf.split("."), part.split(".")
+    return len(names) >= len(wanted) and all(w in (n, "*") for n, w in zip(names, wanted, strict=False))

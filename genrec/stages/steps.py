@@ -7,7 +7,7 @@ needed, so that `--help`, `config` and `status` answer at once.
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from genrec.stages.stage import Context, Outcome, nested
 from genrec.stages.training import EMBEDDINGS, WEIGHTS, build_sasrec
@@ -15,6 +15,8 @@ from genrec.stages.training import EMBEDDINGS, WEIGHTS, build_sasrec
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+    from genrec.tokenizer.sid_table import SidTable
 
 
 def prepare(context: Context) -> Outcome:
@@ -45,7 +47,34 @@ def tokenize(context: Context) -> Outcome:
         item_ids=catalog.item_ids,
         collaborative_NC=collaborative_vectors(context),
     )
+    if settings.tokenizer.tables:
+        table, metrics["tables"] = further_tables(context, table, embeddings_NE)
     return Outcome(metrics=metrics, sid_version=table.version)
+
+
+def further_tables(
+    context: Context, first: SidTable, text_NE: NDArray[np.float32]
+) -> tuple[SidTable, dict[str, Any]]:
+    """Make the further tables that the settings name, and join them with the first; metrics by name."""
+    from genrec.data.load import load_catalog
+    from genrec.tokenizer.fit import fit_tokenizer
+    from genrec.tokenizer.joint import JointTable, filled
+
+    item_ids = load_catalog(context.inputs["prepare"]).item_ids
+    vectors_NC = collaborative_vectors(context)
+    tables, told = [], {}
+    for name, wanted in context.settings.tokenizer.tables.items():
+        rows_NE = text_NE
+        if wanted.embeddings == "collaborative":
+            assert vectors_NC is not None
+            rows_NE = filled(vectors_NC, text_NE)
+        table, told[name] = fit_tokenizer(
+            rows_NE, wanted.codes(), context.out, item_ids=item_ids, collaborative_NC=vectors_NC, name=name
+        )
+        tables.append(table)
+    joint = JointTable.of(first, tables)
+    joint.save(context.out)
+    return joint, told
 
 
 def collaborative_vectors(context: Context) -> NDArray[np.float32] | None:
@@ -76,8 +105,13 @@ def bundle(context: Context) -> Outcome:
     made_with: dict[str, object] = {}
     for manifest in context.manifests.values():
         made_with |= manifest.settings
-    # How the raw files were read is of no use to serving, and the reader could not be validated without its path.
-    made_with = {leaf: value for leaf, value in made_with.items() if leaf != "data.reader"}
+    # How the raw files were read is of no use to serving, and the reader could not be validated without its path;
+    # the same holds for the kind of published codes.
+    made_with = {
+        leaf: value
+        for leaf, value in made_with.items()
+        if leaf != "data.reader" and not (leaf.startswith("tokenizer.") and value == "published")
+    }
     write_bundle(
         context.out,
         weights=context.inputs["pretrain"] / WEIGHTS,
