@@ -15,7 +15,7 @@ from genrec.errors import SettingsError
 from genrec.stages.ray_session import connect
 
 ROOT = Path(__file__).parents[3]
-VERBS = ["config", "status", *STAGE_VERBS, "run", "recommend", "compare"]
+VERBS = ["config", "status", *STAGE_VERBS, "run", "recommend", "compare", "grid"]
 
 
 @pytest.fixture(autouse=True)
@@ -73,6 +73,8 @@ def test_config_of_every_preset_reads_back(capsys, tmp_path):
         (["config", "--set", "training.epoch=3"], "genrec config: training.epoch: unknown key; did you mean 'epochs'?"),
         (["config", "--config", "absent.yaml"], "genrec config: --config absent.yaml: No such file or directory"),
         (["config", "--preset", "huge"], "genrec config: preset 'huge' is not in the file; it has: none"),
+        (["grid", "x"], "genrec grid: grid 'x' is not in the file; it has: none"),
+        (["grid", "x", "--preset", "demo"], "--preset demo: a grid names its own; change it in grids.NAME.preset"),
         (["compare", "nowhere"], "no such run; `python -m genrec run` makes one"),
         (["recommend", "--user", "1", "--bundle", "nowhere"], "nowhere: no bundle there. Make one"),
         (["prepare", "--set", "data.reader=research", "--set", "data.path=nowhere"], "nowhere"),
