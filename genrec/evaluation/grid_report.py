@@ -125,7 +125,7 @@ def sheets(report: GridReport) -> list[Sheet]:
     """The tables of a report; those without a line are left out."""
     made = [_cells(report)]
     if report.rows:
-        made = [_results(report), _differences(report), _baselines(report), _matched(report), *made]
+        made = [_results(report), _differences(report), _baselines(report), _matched(report), _training(report), *made]
     return [sheet for sheet in made if sheet.lines]
 
 
@@ -135,7 +135,7 @@ def rich_table(sheet: Sheet) -> Table:
     for place, column in enumerate(sheet.columns):
         table.add_column(escape(column), justify="left" if place == 0 else "right")
     for line in sheet.lines:
-        table.add_row(*(escape(text) for text in line))
+        table.add_row(*(escape(text.replace(" [", "\n[")) for text in line))
     return table
 
 
@@ -195,16 +195,11 @@ def _baselines(report: GridReport) -> Sheet:
 
 
 def _matched(report: GridReport) -> Sheet:
-    ended: dict[str, list[str]] = {}
-    for cell in report.cells:
-        if cell.training:
-            ended.setdefault(cell.arm, []).append(str(cell.training.get("stopped", "?")))
     key = headline_metrics(report.rows)[1]
     by_stopping = {(d.model, d.against, d.segment): d.difference for d in report.differences if d.metric == key}
     lines = []
     for entry in report.matched:
         points, test = entry.points, by_stopping.get((entry.arm, entry.against, entry.segment))
-        words = ended.get(entry.arm, [])
         lines.append(
             [
                 f"{entry.arm} − {entry.against}",
@@ -216,7 +211,6 @@ def _matched(report: GridReport) -> Sheet:
                 f"{fmean(p.value - p.reference for p in points):+.4f}",
                 f"{fmean(p.best - p.best_reference for p in points):+.4f}",
                 " ".join(f"{p.best - p.best_reference:+.4f}" for p in points),
-                ", ".join(f"{word} {words.count(word)}" for word in dict.fromkeys(words)),
             ]
         )
     note = (
@@ -225,8 +219,33 @@ def _matched(report: GridReport) -> Sheet:
         "early stopping would have kept. Neighbours' votes are added after training, so no curve shows them."
     )
     columns = ["arms", "segment", "seeds", "early stopping", "steps", "matched: values", "matched: difference"]
-    columns += ["best up to there", "best by seed", "training ended by"]
+    columns += ["best up to there", "best by seed"]
     return Sheet("By early stopping and at matched steps", note, columns, lines)
+
+
+def _training(report: GridReport) -> Sheet:
+    """What the trainings took, and whether early stopping ended them."""
+    lines = []
+    for arm in dict.fromkeys(cell.arm for cell in report.cells):
+        told = [cell.training for cell in report.cells if cell.arm == arm and cell.training]
+        if told:
+            ended = [str(each.get("stopped", "?")) for each in told]
+            numbers = ([each[name] for each in told if name in each] for name in ("steps", "best_step"))
+            seconds = [each["training_seconds"] for each in told if "training_seconds" in each]
+            lines.append(
+                [
+                    arm,
+                    str(len(told)),
+                    *(" ".join(map(str, values)) for values in numbers),
+                    f"{fmean(seconds) / 60:.1f}" if seconds else "",
+                    ", ".join(f"{word} {ended.count(word)}" for word in dict.fromkeys(ended)),
+                ]
+            )
+    note = (
+        "The host's training in each seed, before any fine-tuning. What did not end by patience was still allowed to "
+        "improve: raise training.epochs."
+    )
+    return Sheet("Training", note, ["arm", "seeds", "steps", "best step", "minutes", "ended by"], lines)
 
 
 def _cells(report: GridReport) -> Sheet:

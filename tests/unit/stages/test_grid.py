@@ -316,4 +316,10 @@ def test_tables_say_the_same_in_markdown_and_html(start):
         "Against the control",
         "Against the baselines",
         "By early stopping and at matched steps",
+        "Training",
+    ]
+    assert sheets(report)[-1].lines == [
+        ["bare", "2", "30 30", "", "0.0", "patience 2"],
+        ["wide", "2", "40 40", "", "0.0", "patience 2"],
+        ["votes", "2", "30 30", "", "0.0", "patience 2"],
     ]
