@@ -2,7 +2,8 @@
 
     weights.safetensors    the model's best weights; the metadata names the semantic IDs they speak
     sid_text.safetensors   the SidTable
-    neighbours/            gate, item-kNN, SASRec and user vectors, if neighbours vote (plugin.retrieval)
+    neighbours/            gate, item-kNN, SASRec and user vectors, if neighbours vote (plugin.retrieval) or the decoder
+                           attends to them (plugin.memory)
     prepared/              catalog and sequences, so that a known user's history is at hand
     settings.yaml          the settings that made the model; no paths of the machine that made it
     model_card.json        what was measured (rows of metrics.json), sizes, limits of use
@@ -41,8 +42,12 @@ PREPARED = "prepared"
 NEIGHBOURS = "neighbours"
 AUGMENTED = "+neighbours"
 """Added to the host's name in the results of the host with neighbours."""
+MEMORY = "+memory"
+"""Added to it where the decoder was fine-tuned with a memory of retrieved users."""
 SETTINGS = "settings.yaml"
 CARD = "model_card.json"
+LEFT_OUT = (WEIGHTS, "metrics.jsonl", "tensorboard", "mlflow_run.txt")
+"""Of the artifact of `finetune`: the weights are the bundle's own, its curves are of no use to serving."""
 STAGE = "bundle"
 LINKS = "bundles"
 """Folder below run.directory with a link to the newest bundle of each name."""
@@ -85,7 +90,9 @@ class Bundle:
             model.load_state_dict(load_file(self.path / WEIGHTS))
         except RuntimeError as error:
             raise ArtifactError(f"{self.path / WEIGHTS}: does not fit the model of {SETTINGS}: {error}") from error
-        return model.eval()
+        from genrec.genplugin.memory import load_reader
+
+        return load_reader(model.eval(), self.settings, self.path / NEIGHBOURS)
 
     def augmented(self, backbone: Backbone) -> AugmentedGenerator | None:
         """What neighbours add to :meth:`backbone`; None if they have no vote in this bundle.
@@ -120,7 +127,8 @@ def require_floor(rows: Sequence[Mapping[str, Any]], settings: Settings) -> None
     metric = f"ndcg@{max(settings.evaluation.cutoffs)}"
     values = {row["model"]: row["value"] for row in rows if (row["segment"], row["metric"]) == ("all", metric)}
     host, floor = settings.model.backbone, settings.bundle.floor
-    model = host + AUGMENTED if host + AUGMENTED in values else host  # what will be served
+    served = (host + MEMORY + AUGMENTED, host + MEMORY, host + AUGMENTED, host)
+    model = next(name for name in served if name in values)  # what will be served
     if not values[model] > values[floor]:
         raise ArtifactError(
             f"bundle.floor: {metric} of {model} is {values[model]:.4f}, of {floor} {values[floor]:.4f}. "
@@ -152,7 +160,7 @@ def write_bundle(
         prepared: the prepared data set.
         sid_table: the semantic IDs that the model was trained with.
         settings: nested tree of the keys that made the model.
-        neighbours: artifact of `finetune`, if neighbours have a vote.
+        neighbours: artifact of `finetune`, if neighbours have a vote or the decoder attends to them.
         metrics: rows of metrics.json.
         facts: further entries of the model card.
 
@@ -163,7 +171,7 @@ def write_bundle(
     shutil.copyfile(weights, out / WEIGHTS)
     shutil.copytree(prepared, out / PREPARED, ignore=shutil.ignore_patterns("manifest.json"))
     if neighbours is not None:
-        shutil.copytree(neighbours, out / NEIGHBOURS, ignore=shutil.ignore_patterns("manifest.json"))
+        shutil.copytree(neighbours, out / NEIGHBOURS, ignore=shutil.ignore_patterns("manifest.json", *LEFT_OUT))
     sid_table.save(out)
     (out / SETTINGS).write_text(yaml.safe_dump(dict(settings), sort_keys=True), encoding="utf-8")
     card = {

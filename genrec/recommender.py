@@ -247,10 +247,12 @@ class Recommender:
     def _ranked(self, batch: Batch, k: int, exclude_BS: torch.Tensor) -> tuple[Ranked, list[list[str | None]]]:
         """Lists, and which part of the mixture gave each item most of its probability (None: there is no mixture)."""
         beams, augmented = self._beams(k), self.augmented
-        if augmented is None:
-            ranked = recommend(self.backbone, batch, k, beams=beams, exclude_BS=exclude_BS)
+        if augmented is None or augmented.gate is None:
+            call = recommend if augmented is None else augmented.generate
+            ranked = call(self.backbone, batch, k, beams=beams, exclude_BS=exclude_BS)
             return ranked, [[None] * k] * batch.size
-        votes = augmented.votes(batch, exclude_BS)
+        batch, votes = augmented.look_up(batch, exclude_BS)
+        assert votes is not None
         ranked = augmented.generate(self.backbone, batch, k, beams=beams, exclude_BS=exclude_BS, votes=votes)
         parts_BK = augmented.shares(votes, ranked).argmax(dim=1).tolist()
         return ranked, [[augmented.parts[part] for part in row] for row in parts_BK]

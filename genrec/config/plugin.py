@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
 from genrec.config.sections import Section
@@ -36,6 +38,31 @@ class GateSettings(Section):
     users: PositiveInt | None = Field(5000, description="validation users sampled to learn from; none: all")
 
 
+class MemorySettings(Section):
+    """Retrieval augmentation: the decoder is fine-tuned to attend to retrieved users (stage `finetune`).
+
+    How many users, and how they are found, is set in `retrieval`; the loop in `training`, but for what is named here.
+    """
+
+    finetune: bool = Field(False, description="fine-tune the decoder on the host's frozen encoder states and a memory")
+    neighbours: Literal["real", "shuffled", "none"] = Field(
+        "real", description="shuffled: another user's neighbours; none: no memory. Controls of equal steps"
+    )
+    entry: Literal["prepend", "gated"] = Field(
+        "prepend",
+        description="prepend: users' states beside the history's (the paper); gated: the history's states attend to "
+        "the users first, and a gate that starts closed adds what they find",
+    )
+    train_positions: PositiveInt | None = Field(
+        None, description="moments of a user's training part that are trained on, the latest first; none: all"
+    )
+    epochs: PositiveInt = Field(20, description="most passes of fine-tuning")
+    max_steps: PositiveInt | None = Field(None, description="stop after so many optimizer steps")
+    max_minutes: PositiveFloat | None = Field(None, description="stop after so much wall time of fine-tuning")
+    learning_rate: PositiveFloat = 5e-4
+    patience: PositiveInt | None = Field(3, description="validations without improvement before stopping; none: go on")
+
+
 class PluginSettings(Section):
     """What of the plug-in is attached to the host."""
 
@@ -47,3 +74,4 @@ class PluginSettings(Section):
         description="neighbours speak in items: their votes (retrieval.vote_sources) are mixed with the generator",
     )
     gate: GateSettings = GateSettings()
+    memory: MemorySettings = MemorySettings()

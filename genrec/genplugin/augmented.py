@@ -1,8 +1,9 @@
-"""The whole system: a generator and what its neighbours vote for, as one distribution over items.
+"""The whole system: a generator that attends to its neighbours, and what they vote for, as one distribution over items.
 
 Neighbours are looked up for each batch by the same :class:`~genrec.retrieval.retriever.Retriever` that the caches
 use; the learnt gate weighs their votes against the generator; ``generate`` and ``score`` are exact for the mixture
-(docs/decisions/0006). The backbone knows nothing of it and is handed to each call, as everywhere in decoding.
+(docs/decisions/0006). The same lookup gives the memory of retrieved users, if the decoder was fine-tuned to attend to
+them. The backbone knows nothing of it and is handed to each call, as everywhere in decoding.
 
 Shape letters: B histories, T history items, E items that are not asked for, P scored items, K list length,
 S sources, C = S + 1 parts of the mixture (the generator first), M items of a source, U users.
@@ -11,7 +12,7 @@ S sources, C = S + 1 parts of the mixture (the generator first), M items of a so
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -25,17 +26,19 @@ from torch import Tensor, nn
 
 from genrec.config import RetrievalSettings, Settings
 from genrec.data.interactions import Interactions
-from genrec.decoding import generate, score
+from genrec.decoding import ItemMixture, generate, score
 from genrec.decoding.search import Ranked
 from genrec.errors import ArtifactError
 from genrec.genplugin.gate import SourceGate, Votes
-from genrec.models.contracts import Backbone, Batch
+from genrec.genplugin.memory import reads_users
+from genrec.genplugin.users import OthersNeighbours, UserMemory
+from genrec.models.contracts import PAD_ITEM, Backbone, Batch
 from genrec.models.item_knn import ItemKNN
 from genrec.models.sasrec import SasRec
 from genrec.retrieval.bm25_path import Bm25Users
 from genrec.retrieval.documents import training_histories
 from genrec.retrieval.representations import HistoryEncoder, MeanPooledEncoder, SasRecEncoder
-from genrec.retrieval.retriever import COLLABORATIVE, REPRESENTATION, Retriever, needed_spaces
+from genrec.retrieval.retriever import COLLABORATIVE, REPRESENTATION, Retrieved, Retriever, needed_spaces
 
 GENERATOR = "generator"
 GATE, VECTORS = "gate.safetensors", "user_vectors.safetensors"
@@ -50,37 +53,48 @@ class AugmentedGenerator:
     Attributes:
         retriever: finds neighbours and their votes.
         encoders: of the queries, by vector space.
-        gate: weighs the generator and each source.
+        gate: weighs the generator and each source; None: neighbours have no votes.
         user_vectors: space -> float32 [U, D] that the retriever was fitted with.
+        memory: makes the decoder's memory of retrieved users; None: it attends to the history alone.
     """
 
     retriever: Retriever
     encoders: Mapping[str, HistoryEncoder]
-    gate: SourceGate
+    gate: SourceGate | None
     user_vectors: Mapping[str, NDArray[np.float32]]
+    memory: UserMemory | None = None
 
     @property
     def parts(self) -> tuple[str, ...]:
         """Names of the C parts of the mixture."""
-        return (GENERATOR, *self.gate.sources)
+        return (GENERATOR, *(() if self.gate is None else self.gate.sources))
 
-    def votes(self, batch: Batch, exclude_BE: Tensor | None = None) -> Votes:
-        """What each source says of each history; users are never their own neighbours.
+    def look_up(self, batch: Batch, exclude_BE: Tensor | None = None) -> tuple[Batch, Votes | None]:
+        """One lookup for both: the batch with the memory of retrieved users, and the votes (None without a gate).
 
         Args:
             batch: histories, and whose they are (``users_B``, -1 or None: nobody's that is known).
             exclude_BE: int64 [B, E], items that no source may name, padded with -1.
         """
-        history_BT, device = batch.history_BT.cpu().numpy(), batch.history_BT.device
-        users_B = np.full(len(history_BT), -1, np.int64) if batch.users_B is None else batch.users_B.cpu().numpy()
+        history_BT, users_B = _asked(batch)
         seen_BE = None if exclude_BE is None else exclude_BE.cpu().numpy()
-        found = self.retriever.retrieve(history_BT, users_B, self.encoders, seen_BT=seen_BE).votes
-        items_BSM = np.stack([found[source].items_BM for source in self.gate.sources], axis=1)
-        weights_BSM = np.stack([found[source].weights_BM for source in self.gate.sources], axis=1)
-        length_B = torch.from_numpy((history_BT >= 0).sum(axis=1))
-        return Votes(
-            torch.from_numpy(items_BSM).to(device), torch.from_numpy(weights_BSM).to(device), length_B.to(device)
-        )
+        found = self.retriever.retrieve(history_BT, users_B, self.encoders, seen_BT=seen_BE)
+        if self.memory is not None:
+            users = self.memory.of(found.neighbours, history_BT, users_B)
+            batch = replace(batch, neighbours=[*batch.neighbours, users]).to(batch.history_BT.device)
+        return batch, None if self.gate is None else self._votes(found, self.gate, batch)
+
+    def votes(self, batch: Batch, exclude_BE: Tensor | None = None) -> Votes:
+        """What each source says of each history, as in :meth:`look_up`; users are never their own neighbours."""
+        votes = self.look_up(batch, exclude_BE)[1]
+        assert votes is not None, "neighbours have no votes here"
+        return votes
+
+    def _votes(self, found: Retrieved, gate: SourceGate, batch: Batch) -> Votes:
+        items_BSM = np.stack([found.votes[source].items_BM for source in gate.sources], axis=1)
+        weights_BSM = np.stack([found.votes[source].weights_BM for source in gate.sources], axis=1)
+        device, length_B = batch.history_BT.device, (batch.history_BT != PAD_ITEM).sum(dim=1)
+        return Votes(torch.from_numpy(items_BSM).to(device), torch.from_numpy(weights_BSM).to(device), length_B)
 
     @torch.inference_mode()
     def generate(
@@ -101,10 +115,11 @@ class AugmentedGenerator:
             k: length of the lists.
             beams: beam width.
             exclude_BS: int64, items never to be listed, nor voted for; padded with -1.
-            votes: of :meth:`votes`, if they are at hand.
+            votes: of :meth:`look_up`, whose batch this is, if they are at hand.
         """
-        votes = self.votes(batch, exclude_BS) if votes is None else votes
-        mixture = self.gate.mixture(votes, backbone.sid_table)
+        if votes is None:
+            batch, votes = self.look_up(batch, exclude_BS)
+        mixture = self._mixture(votes, backbone)
         return generate(backbone, batch, k, beams=beams, exclude_BS=exclude_BS, mixture=mixture)
 
     def score(
@@ -117,12 +132,17 @@ class AugmentedGenerator:
         votes: Votes | None = None,
     ) -> Tensor:
         """Log-probabilities [B, P] under the same distribution; -inf for PAD_ITEM."""
-        votes = self.votes(batch, exclude_BS) if votes is None else votes
-        return score(backbone, batch, items_BP, mixture=self.gate.mixture(votes, backbone.sid_table))
+        if votes is None:
+            batch, votes = self.look_up(batch, exclude_BS)
+        return score(backbone, batch, items_BP, mixture=self._mixture(votes, backbone))
+
+    def _mixture(self, votes: Votes | None, backbone: Backbone) -> ItemMixture | None:
+        return None if self.gate is None or votes is None else self.gate.mixture(votes, backbone.sid_table)
 
     @torch.inference_mode()
     def shares(self, votes: Votes, ranked: Ranked) -> Tensor:
         """Float [B, C, K]: how much of an item's probability comes from each part."""
+        assert self.gate is not None
         log_gates, log_masses = self.gate(votes)
         masses = (log_gates[:, 1:, None] + log_masses).exp()
         items_BSM, order = votes.items_BSM.sort(dim=-1)
@@ -134,19 +154,19 @@ class AugmentedGenerator:
         return torch.cat([generated_BK[:, None], voted_BSK], dim=1)
 
     def save(self, directory: Path, sid_version: str) -> None:
-        """Write gate and user vectors as safetensors; the gate's metadata names the semantic IDs."""
-        save_file(
-            {n: t.contiguous() for n, t in self.gate.state_dict().items()},
-            directory / GATE,
-            {"sid_version": sid_version},
-        )
+        """Write gate, stand-ins and user vectors as safetensors; the gate's metadata names the semantic IDs."""
+        if self.gate is not None:
+            state = {n: t.contiguous() for n, t in self.gate.state_dict().items()}
+            save_file(state, directory / GATE, {"sid_version": sid_version})
+        if self.memory is not None and self.memory.others is not None:
+            self.memory.others.save(directory)
         if self.user_vectors:
             save_arrays(dict(self.user_vectors), directory / VECTORS)
 
 
 def files_needed(settings: Settings) -> tuple[str, ...]:
     """Which of the trained baselines' files the settings ask for."""
-    retrieval = voting_settings(settings.retrieval)
+    retrieval = retrieval_in_use(settings)
     sasrec = (SASREC,) if COLLABORATIVE in needed_spaces(retrieval) else ()
     return (*sasrec, *((ITEM_KNN,) if "item-knn" in retrieval.vote_sources else ()))
 
@@ -160,21 +180,22 @@ def assemble(
         backbone: the trained host.
         interactions: the prepared data.
         item_texts: N texts.
-        settings: the resolved tree (retrieval, baselines.sasrec, data.max_history).
-        directory: holds :func:`files_needed`; user vectors are read if they are there, else computed.
+        settings: the resolved tree (retrieval, plugin, baselines.sasrec, data.max_history).
+        directory: holds :func:`files_needed` and the memory's stand-ins; user vectors are read if they are there,
+            else computed.
 
     Raises:
         ArtifactError: a file is absent, damaged or does not fit the settings.
         DataError: BM25 is asked for and the texts hold no words.
     """
-    retrieval, needed = voting_settings(settings.retrieval), files_needed(settings)
+    retrieval, needed = retrieval_in_use(settings), files_needed(settings)
     device = backbone.token_embedding.weight.device
     encoders: dict[str, HistoryEncoder] = {}
     if SASREC in needed:
         sasrec = SasRec(settings.baselines.sasrec, interactions.n_items, settings.data.max_history)
         _restore(sasrec, directory / SASREC)
         encoders[COLLABORATIVE] = SasRecEncoder(sasrec.to(device))
-    if REPRESENTATION in needed_spaces(retrieval):
+    if REPRESENTATION in needed_spaces(retrieval) or reads_users(settings):
         encoders[REPRESENTATION] = MeanPooledEncoder(backbone, settings.data.max_history)
     vectors = _load_vectors(directory / VECTORS)
     if vectors is None:
@@ -187,31 +208,55 @@ def assemble(
         item_knn=ItemKNN.load(directory / ITEM_KNN) if ITEM_KNN in needed else None,
         text=Bm25Users.fit(interactions, item_texts, retrieval) if "text" in retrieval.paths else None,
     )
-    gate = SourceGate(retrieval.vote_sources).to(device).requires_grad_(False).eval()
-    return AugmentedGenerator(retriever, encoders, gate, vectors)
+    memory, gate = None, None
+    if reads_users(settings):
+        shuffled = settings.plugin.memory.neighbours == "shuffled"
+        memory = UserMemory(vectors[REPRESENTATION], OthersNeighbours.load(directory) if shuffled else None)
+    if retrieval.vote_sources:
+        gate = SourceGate(retrieval.vote_sources).to(device).requires_grad_(False).eval()
+    return AugmentedGenerator(retriever, encoders, gate, vectors, memory)
 
 
 def load_augmented(
     backbone: Backbone, interactions: Interactions, item_texts: Sequence[str], settings: Settings, directory: Path
 ) -> AugmentedGenerator | None:
-    """What ``finetune`` left in ``directory``, ready to generate; None if it learnt no gate.
+    """What ``finetune`` left in ``directory``, ready to generate; None if it learnt no gate and has no memory of users.
 
     Raises:
         ArtifactError: as :func:`assemble`, or a gate of other sources or semantic IDs.
     """
     path = directory / GATE
     if not path.is_file():
-        return None
+        if not reads_users(settings):
+            return None
+        return replace(assemble(backbone, interactions, item_texts, settings, directory), gate=None)
     augmented = assemble(backbone, interactions, item_texts, settings, directory)
+    assert augmented.gate is not None
     _restore(augmented.gate, path)
     with safe_open(path, framework="numpy") as stream:
         backbone.sid_table.require((stream.metadata() or {}).get("sid_version", "unknown"), str(path))
     return augmented
 
 
+def retrieval_in_use(settings: Settings) -> RetrievalSettings:
+    """What votes and the memory of users need of the retrieval."""
+    if not reads_users(settings):
+        return voting_settings(settings.retrieval)
+    if settings.plugin.retrieval:
+        return settings.retrieval
+    return settings.retrieval.model_copy(update={"vote_sources": ()})
+
+
 def voting_settings(settings: RetrievalSettings) -> RetrievalSettings:
     """What votes need of the retrieval: users are merged and re-ranked only if the merged ones vote."""
     return settings if "neighbours" in settings.vote_sources else settings.model_copy(update={"rerank": "paths"})
+
+
+def _asked(batch: Batch) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Histories [B, T] and users [B] of a batch; -1: nobody that is known."""
+    history_BT = batch.history_BT.cpu().numpy()
+    users_B = np.full(len(history_BT), -1, np.int64) if batch.users_B is None else batch.users_B.cpu().numpy()
+    return history_BT, users_B
 
 
 def _restore(model: nn.Module, path: Path) -> None:

@@ -48,12 +48,15 @@ def learn_gate(
         exclude_BE = None
         if settings.evaluation.seen_items == "exclude":
             exclude_BE = torch.from_numpy(padded_histories(interactions, rows, "valid", None)).to(device)
-        parts.append(augmented.votes(batch, exclude_BE))
+        batch, said = augmented.look_up(batch, exclude_BE)
+        assert said is not None
+        parts.append(said)
         with torch.no_grad():
             generated.append(score(backbone, batch, targets_B[begin : begin + size, None].to(device))[:, 0].float())
     fields = ("items_BSM", "weights_BSM", "history_B")
     votes = Votes(*(torch.cat([getattr(part, field) for part in parts]) for field in fields))
     targets_B, gate = targets_B.to(device), augmented.gate
+    assert gate is not None
     gate.requires_grad_(True)
     nats = fit_gate(gate, votes, torch.cat(generated), targets_B, steps=wanted.steps, seed=seed)
     gate.requires_grad_(False)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from genrec.artifacts import ArtifactStore, Manifest, canonical_json, read_manifest
-from genrec.bundle import AUGMENTED
+from genrec.bundle import AUGMENTED, MEMORY
 from genrec.config import EvaluationSettings
 from genrec.errors import ArtifactError
 from genrec.stages.evaluation import BLEND, FRAMES, ITEM_KNN, METRICS, POPULARITY, SASREC, USER_KNN
@@ -102,7 +102,7 @@ def _chain(store: ArtifactStore, manifest: Manifest) -> dict[str, Manifest]:
 def _made_with(model: str, manifests: Mapping[str, Manifest]) -> dict[str, Any]:
     """Leaf -> value of all that a model's lists depend on, but for the seed; raw files by their digests."""
     made: dict[str, Any] = {}
-    for stage in STAGES_OF.get(model, AUGMENTED_STAGES if model.endswith(AUGMENTED) else HOST_STAGES):
+    for stage in STAGES_OF.get(model, AUGMENTED_STAGES if model.endswith((AUGMENTED, MEMORY)) else HOST_STAGES):
         made |= manifests[stage].settings
         made |= {
             f"{stage}.{name}": value for name, value in manifests[stage].inputs.items() if name.startswith("file:")

@@ -46,7 +46,10 @@ def tokenizer_inputs(settings: Settings) -> tuple[str, ...]:
 
 def unread_codes(settings: Settings) -> tuple[str, ...]:
     """Leaves of the tokenizer that the kinds in use do not read."""
-    tables = {"tokenizer": settings.tokenizer, **{f"tokenizer.tables.{n}": t for n, t in settings.tokenizer.tables.items()}}
+    tables = {
+        "tokenizer": settings.tokenizer,
+        **{f"tokenizer.tables.{n}": t for n, t in settings.tokenizer.tables.items()},
+    }
     return tuple(f"{name}.published_first_id" for name, table in tables.items() if table.kind != "published")
 
 
@@ -89,7 +92,7 @@ RETRIEVAL_MANNER = (
 )
 """Leaves of the retrieval that only its caches read."""
 
-GATE = ("plugin.retrieval", "plugin.gate")
+GATE = ("plugin.retrieval", "plugin.gate", "plugin.memory")
 """Leaves of the plug-in that come into play after the host is trained."""
 
 STAGES: dict[str, Stage] = {
@@ -150,15 +153,18 @@ STAGES: dict[str, Stage] = {
         ),
         Stage(
             name="finetune",
-            about="learn how far to trust neighbours",
+            about="learn to attend to neighbours, and how far to trust their votes",
             make=neighbours.finetune,
-            # SASRec's shape is here for serving, which builds it from the bundle's settings.
+            # SASRec's shape is here for serving, which builds it from the bundle's settings; the loop and the beams,
+            # on which `pretrain` depends anyway, for the fine-tuning of the decoder.
             depends=(
                 *GATE,
-                *("retrieval", "baselines.sasrec", "data.max_history", "evaluation.seen_items", "run.seed"),
+                *("retrieval", "baselines.sasrec", "data.max_history", "run.seed"),
+                *("training", "evaluation.seen_items", "evaluation.beams"),
             ),
-            ignores=RETRIEVAL_MANNER,
+            ignores=RETRIEVAL_MANNER + TRAINING_MANNER,
             inputs=("prepare", "tokenize", "item-knn", "sasrec", "pretrain"),
+            resumable=True,
         ),
         Stage(
             name="evaluate",

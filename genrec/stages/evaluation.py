@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from genrec.bundle import AUGMENTED
+from genrec.bundle import AUGMENTED, MEMORY
 from genrec.config import RetrievalSettings, Settings
 from genrec.errors import DataError
-from genrec.stages.neighbours import ITEM_KNN_FILE
+from genrec.stages.neighbours import ITEM_KNN_FILE, tuned_host
 from genrec.stages.stage import Context, Outcome
 from genrec.stages.training import WEIGHTS, build_sasrec
 
@@ -52,6 +53,9 @@ def evaluate(context: Context) -> Outcome:
         save_frame(frame, context.out / FRAMES / f"{frame.model}.parquet")
         rows += evaluate_frames([frame], dataset_name(settings), settings.evaluation)
     write_metrics(context.out / METRICS, rows)
+    curves = {SASREC: read_curves(context.inputs["sasrec"]), host: read_curves(context.inputs["pretrain"])}
+    if settings.plugin.memory.finetune:
+        curves[host + MEMORY] = read_curves(context.inputs["finetune"])
     write_report(
         context.out / REPORT,
         rows=rows,
@@ -59,7 +63,7 @@ def evaluate(context: Context) -> Outcome:
         interactions=interactions,
         settings=settings,
         sid_table=table,
-        curves={SASREC: read_curves(context.inputs["sasrec"]), host: read_curves(context.inputs["pretrain"])},
+        curves=curves,
         differences=differences(frames, host, settings),
         commands=[f"python -m genrec run --config {settings.run.directory}/{settings.run.name}/settings.yaml"],
     )
@@ -103,14 +107,21 @@ def rank_all(context: Context, interactions: Interactions, table: SidTable) -> I
     host = build_backbone(settings.model, table)
     restore_weights(host, context.inputs["pretrain"] / WEIGHTS)
     host.to(device).eval()
-    calls: dict[str, GenerateFn] = {settings.model.backbone: recommend}
-    augmented = load_augmented(host, interactions, catalog.texts, settings, context.inputs["finetune"])
-    if augmented is not None:
-        calls[settings.model.backbone + AUGMENTED] = augmented.generate
-    for name, call in calls.items():
+    name, finetuned = settings.model.backbone, context.inputs["finetune"]
+    calls: dict[str, tuple[Any, GenerateFn]] = {name: (host, recommend)}
+    tuned = host
+    if settings.plugin.memory.finetune:
+        tuned, name = tuned_host(context, finetuned), name + MEMORY
+        calls[name] = (tuned, recommend)
+    augmented = load_augmented(tuned, interactions, catalog.texts, settings, finetuned)
+    if augmented is not None and augmented.memory is not None:
+        calls[name] = (tuned, replace(augmented, gate=None).generate)
+    if augmented is not None and augmented.gate is not None:
+        calls[name + AUGMENTED] = (tuned, augmented.generate)
+    for name, (backbone, call) in calls.items():
         yield rank_generative(
             call,
-            host,
+            backbone,
             interactions,
             "test",
             settings.evaluation,
@@ -140,7 +151,7 @@ def differences(
 
     cutoff = 10 if max(settings.evaluation.cutoffs) >= 10 else max(settings.evaluation.cutoffs)
     segments = ["all"] + (["tail"] if frames[host][0].segments["tail"].any() else [])
-    ours = [name for name in (host + AUGMENTED, host) if name in frames]
+    ours = [host + added for added in (MEMORY + AUGMENTED, MEMORY, AUGMENTED, "") if host + added in frames]
     return [
         (own, other, paired_difference(frames[own], runs, f"ndcg@{cutoff}", segment, settings.evaluation))
         for place, own in enumerate(ours)

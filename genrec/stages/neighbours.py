@@ -1,12 +1,18 @@
-"""The stages around neighbours: item-kNN, tuned once for all who read it, and the gate that weighs all votes."""
+"""The stages around neighbours: item-kNN, tuned once for all who read it, and `finetune`.
+
+`finetune` first teaches the decoder to attend to retrieved users (genrec/stages/memory.py), then learns the gate that
+weighs their votes; each only if the settings ask for it.
+"""
 
 from __future__ import annotations
 
 import json
 import logging
 import shutil
+from pathlib import Path
 from typing import Any
 
+from genrec.stages.memory import fine_tune_decoder
 from genrec.stages.stage import Context, Outcome
 from genrec.stages.training import WEIGHTS
 
@@ -35,32 +41,46 @@ def item_knn(context: Context) -> Outcome:
 
 
 def finetune(context: Context) -> Outcome:
-    """Learn the gate between the host and its neighbours; keep it with all that serving needs beside the host.
+    """Fine-tune the decoder for its memory of users (`plugin.memory`), learn the gate of votes (`plugin.retrieval`).
 
-    Does nothing if `plugin.retrieval` is off.
+    What was learnt is kept with all that serving needs beside the host; with both off there is nothing to do.
     """
-    sid_version = context.manifests["tokenize"].sid_version
+    plugin, sid_version = context.settings.plugin, context.manifests["tokenize"].sid_version
     told: dict[str, Any] = {"sources": []}
-    if context.settings.plugin.retrieval:
-        told = _finetune(context)
+    memory: dict[str, Any] = {}
+    if plugin.memory.finetune:
+        memory = {"memory": fine_tune_decoder(context)}
+    if plugin.retrieval or memory:
+        told |= _keep_neighbours(context)
     (context.out / REPORT).write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
-    return Outcome(metrics=told, sid_version=sid_version)
+    return Outcome(metrics=told | memory, sid_version=sid_version)
 
 
-def _finetune(context: Context) -> dict[str, Any]:
-    from genrec.data.load import load_catalog, load_interactions
-    from genrec.genplugin.augmented import ITEM_KNN, SASREC, assemble, files_needed
-    from genrec.genplugin.gate_learning import learn_gate
+def tuned_host(context: Context, finetuned: Path) -> Any:
+    """The host as the last training left it: fine-tuned where ``finetuned`` holds weights, else pretrained."""
+    from genrec.genplugin.memory import load_reader
     from genrec.models.registry import build_backbone
     from genrec.tokenizer.sid_table import SidTable
     from genrec.training.checkpoint import restore_weights
     from genrec.training.strategies import default_device
 
-    settings, device = context.settings, default_device()
-    interactions, catalog = load_interactions(context.inputs["prepare"]), load_catalog(context.inputs["prepare"])
+    settings, tuned = context.settings, finetuned / WEIGHTS
     host = build_backbone(settings.model, SidTable.load(context.inputs["tokenize"]))
-    restore_weights(host, context.inputs["pretrain"] / WEIGHTS)
-    host.to(device).eval()
+    restore_weights(host, tuned if tuned.is_file() else context.inputs["pretrain"] / WEIGHTS)
+    return load_reader(host.to(default_device()).eval(), settings, finetuned)
+
+
+def _keep_neighbours(context: Context) -> dict[str, Any]:
+    from genrec.data.load import load_catalog, load_interactions
+    from genrec.genplugin.augmented import ITEM_KNN, SASREC, assemble, files_needed
+    from genrec.genplugin.gate_learning import learn_gate
+    from genrec.genplugin.memory import reads_users
+
+    settings = context.settings
+    if not (settings.plugin.retrieval or reads_users(settings)):
+        return {}
+    interactions, catalog = load_interactions(context.inputs["prepare"]), load_catalog(context.inputs["prepare"])
+    host = tuned_host(context, context.out)
     # First the files, then the system from them: what is learnt for is what will be served.
     for name, made in (
         (SASREC, context.inputs["sasrec"] / WEIGHTS),
@@ -69,6 +89,6 @@ def _finetune(context: Context) -> dict[str, Any]:
         if name in files_needed(settings):
             shutil.copyfile(made, context.out / name)
     augmented = assemble(host, interactions, catalog.texts, settings, context.out)
-    told = learn_gate(augmented, host, interactions, settings)
+    told = {} if augmented.gate is None else learn_gate(augmented, host, interactions, settings)
     augmented.save(context.out, host.sid_table.version)
     return told
