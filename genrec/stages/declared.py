@@ -36,7 +36,7 @@ def tokenizer_sources(settings: Settings) -> dict[str, Path]:
 
 
 def tokenizer_inputs(settings: Settings) -> tuple[str, ...]:
-    """LETTER's codes follow SASRec's item vectors, and a further table may be made of them; else nobody waits for them."""
+    """LETTER's codes follow SASRec's item vectors, and a further table may be made of them; no other waits for SASRec."""
     further = settings.tokenizer.tables.values()
     asked = settings.tokenizer.kind == "letter" or any(
         table.kind == "letter" or table.embeddings == "collaborative" for table in further

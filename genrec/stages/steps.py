@@ -52,9 +52,7 @@ def tokenize(context: Context) -> Outcome:
     return Outcome(metrics=metrics, sid_version=table.version)
 
 
-def further_tables(
-    context: Context, first: SidTable, text_NE: NDArray[np.float32]
-) -> tuple[SidTable, dict[str, Any]]:
+def further_tables(context: Context, first: SidTable, text_NE: NDArray[np.float32]) -> tuple[SidTable, dict[str, Any]]:
     """Make the further tables that the settings name, and join them with the first; metrics by name."""
     from genrec.data.load import load_catalog
     from genrec.tokenizer.fit import fit_tokenizer

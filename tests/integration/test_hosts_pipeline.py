@@ -33,6 +33,10 @@ SMALL_IDS = {"level_sizes": [8, 8], "hidden": [16], "latent": 8, "epochs": 10}
 HOSTS = {
     "letter": {"model": {"backbone": "letter"}, "tokenizer": {"kind": "letter", "clusters": 3}},
     "decoder-only": {"model": {"backbone": "decoder-only", "encoder_attention": "causal"}, "tokenizer": {}},
+    "mql4grec": {
+        "model": {"backbone": "mql4grec"},
+        "tokenizer": {"tables": {"taste": {**SMALL_IDS, "level_sizes": [6, 6, 6], "embeddings": "collaborative"}}},
+    },
 }
 
 
@@ -48,7 +52,7 @@ def test_the_chain_runs_with_every_host(host: str, tmp_path: Path):
     assert host in {row["model"] for row in rows}
     assert type(bundle.backbone()).__name__.lower() == host.replace("-", "")
     tokenized = pipeline.ensure("tokenize")
-    assert ("sasrec" in read_manifest(tokenized).inputs) == (host == "letter")
+    assert ("sasrec" in read_manifest(tokenized).inputs) == (host in ("letter", "mql4grec"))
     assert Tokenizer.load(tokenized).table.n_items == load_interactions(pipeline.ensure("prepare")).n_items
 
 

@@ -223,3 +223,30 @@ def test_any_override_is_settled_or_refused_politely(text):
 def test_any_value_of_a_key_is_settled_or_refused_politely(text):
     found = outcome(f"training.epochs={text}")
     assert "training.epochs" in found if isinstance(found, str) else found.training.epochs >= 1
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["model.backbone=mql4grec"], ["tokenizer.tables", "'mql4grec'", "embeddings=collaborative"]),
+        (["tokenizer.tables.image.seed=1"], ["tokenizer.tables", "'tiger'", "image", "model.backbone=mql4grec"]),
+        (
+            ["model.backbone=mql4grec", "tokenizer.tables.image.kind=published"],
+            ["tokenizer.tables.image.published", "JSON"],
+        ),
+        (["model.backbone=mql4grec", "tokenizer.tables.text.seed=1"], ["tokenizer.tables", "'text'", "another"]),
+        (["model.backbone=mql4grec", "tokenizer.tables.image.sed=1"], ["tokenizer.tables.image.sed", "'seed'"]),
+        (["model.backbone=mql4grec", "tokenizer.tables.A b.seed=1"], ["tokenizer.tables", "pattern"]),
+    ],
+)
+def test_tables_of_semantic_ids_that_cannot_be_are_refused_with_key_and_mend(overrides, words):
+    with pytest.raises(SettingsError) as caught:
+        load_settings(overrides=overrides)
+    assert [word for word in words if word not in str(caught.value)] == []
+
+
+def test_further_tables_have_one_order_whatever_the_files():
+    tables = [f"tokenizer.tables.{name}.seed=1" for name in ("sound", "image")]
+    settings = load_settings(overrides=["model.backbone=mql4grec", *tables])
+    assert list(settings.tokenizer.tables) == ["image", "sound"]
+    assert settings.tokenizer.tables["image"].codes().seed == 1

@@ -28,6 +28,7 @@ CHAIN = {
 }
 NOTHING = {
     "run.name", "run.directory", "data.path", "encoder.path", "encoder.batch_size", "tokenizer.published",
+    "tokenizer.published_first_id",  # unless the codes are published, see below
     "training.cpus_per_worker", "training.gpus_per_worker", "training.max_failures", "training.checkpoint_every",
     "training.checkpoint_steps", "training.log_every", "training.tensorboard", "training.mlflow_uri",
     "training.deepspeed.nvme_path", "evaluation.batch_size", "bundle.name",
@@ -66,8 +67,11 @@ SECTIONS = {
     "ray": set(),
     "serve": set(),
 }
-# Leaves whose other values need company to be valid.
+# Leaves whose other values need company to be valid, or to be read.
+SEVERAL = {"model": {"backbone": "mql4grec"}, "tokenizer": {"tables": {"other": {"seed": 1}}}}
+TASKS = ("prompt_length", "weight", "next", "cross", "fused", "translate", "ensemble")
 COMPANY = {
+    **{f"model.tasks.{name}": SEVERAL for name in TASKS},
     "data.reader": {"data": {"path": "somewhere"}},
     "model.backbone": {"model": {"encoder_attention": "causal"}},
     "plugin.substitution.p1": {"plugin": {"language": True}},
@@ -100,7 +104,7 @@ def leaves(model: type[BaseModel], prefix: str = "") -> dict[str, Any]:
     for name, field in model.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
             found |= leaves(field.annotation, f"{prefix}{name}.")
-        else:
+        elif typing.get_origin(field.annotation) is not dict:  # tokenizer.tables has no leaf until it is filled
             found[prefix + name] = field.annotation
     return found
 
@@ -158,6 +162,36 @@ def test_leaf_changes_exactly_the_keys_that_depend_on_it(leaf):
     after = Settings.model_validate(merged(base, nested({leaf: changed})))
     old, new = keys(before), keys(after)
     assert {name for name in CHAIN if old[name] != new[name]} == closure(directly(leaf))
+
+
+def test_leaves_that_a_host_or_a_kind_of_codes_does_not_read_change_nothing():
+    base = keys(Settings())
+    assert keys(load_settings(overrides=["model.tasks.cross=0.3", "tokenizer.published_first_id=1"])) == base
+    published = ["tokenizer.kind=published", "tokenizer.published=a.json"]
+    first, second = (keys(load_settings(overrides=[*published, *more])) for more in ([], ["tokenizer.published_first_id=1"]))
+    assert {name for name in CHAIN if first[name] != second[name]} == closure({"tokenize"})
+
+
+def test_further_tables_count_by_what_they_are_made_of(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    log = raw(tmp_path / "a", "user,item,time\n1,2,3\n")
+    for name, text in (("one.json", "{}"), ("same.json", "{}"), ("other.json", "{ }")):
+        (tmp_path / name).write_text(text)
+
+    def with_tables(*more: str) -> Settings:
+        return table_settings(log, more=["model.backbone=mql4grec", *more])
+
+    def image(name: str, *more: str) -> dict[str, str]:
+        table = "tokenizer.tables.image."
+        return real_keys(with_tables(f"{table}kind=published", f"{table}published={tmp_path / name}", *more))
+
+    first = image("one.json")
+    assert image("same.json") == first
+    for changed in (image("other.json"), image("one.json", "tokenizer.tables.image.published_first_id=1")):
+        assert {name for name in first if changed[name] != first[name]} == closure({"tokenize"})
+    collaborative = plan(STAGES, with_tables("tokenizer.tables.taste.embeddings=collaborative"))
+    assert "sasrec" in collaborative["tokenize"].inputs
+    assert "sasrec" not in plan(STAGES, with_tables("tokenizer.tables.b.seed=1"))["tokenize"].inputs
 
 
 def raw(directory: Path, rows: str) -> Path:

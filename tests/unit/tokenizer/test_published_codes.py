@@ -25,6 +25,17 @@ def test_keys_are_item_numbers_or_raw_ids(tmp_path):
     assert read_published(named, 2, ["z", "x"]).tolist() == [[2, 2], [0, 0]]
 
 
+def test_numbers_may_follow_from_raw_ids_of_a_filtered_catalog(tmp_path):
+    path = write(tmp_path / "c.json", {str(key): [key, key] for key in range(5)})
+    assert read_published(path, 2, ["5", "2"], 1).tolist() == [[4, 4], [1, 1]]
+    with pytest.raises(DataError, match="no codes of item '5'"):
+        read_published(path, 1, ["6"], 1)
+    with pytest.raises(DataError, match="published_first_id: 1 .* 'x'"):
+        read_published(path, 1, ["x"], 1)
+    with pytest.raises(DataError, match="published_first_id"):
+        read_published(path, 2, ["5", "2"])
+
+
 @pytest.mark.parametrize(
     ("content", "match"),
     [
