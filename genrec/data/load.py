@@ -18,6 +18,7 @@ from genrec.data.schema import (
     SEQUENCES_FILE,
     SPLITS,
     SPLITS_FILE,
+    read_list_values,
     read_parquet,
 )
 from genrec.errors import DataError
@@ -79,40 +80,60 @@ def load_catalog(directory: Path) -> Catalog:
     return catalog
 
 
-def load_interactions(directory: Path) -> Interactions:
+def load_texts(directory: Path) -> list[str]:
+    """What the text encoder reads of each item, without the rest of the catalog.
+
+    Raises:
+        DataError: absent or of another schema.
+    """
+    texts: list[str] = read_parquet(directory / CATALOG_FILE, CATALOG, ["text"]).column("text").to_pylist()
+    return texts
+
+
+def load_interactions(directory: Path, *, training: bool = False) -> Interactions:
     """Read sequences.parquet and splits.parquet (and the catalog's head column).
 
     ``times`` is None unless every interaction has one.
 
+    Args:
+        directory: what `prepare` wrote.
+        training: only what training needs: neither times nor user ids are read, so that a worker holds four
+            bytes an interaction and twenty a user.
+
     Raises:
         DataError: absent, of another schema, or not fitting one another.
     """
-    head = _columns(directory / CATALOG_FILE, CATALOG)["head"].to_numpy()
+    head = _columns(directory / CATALOG_FILE, CATALOG, ["head"])["head"].to_numpy()
     path = directory / SEQUENCES_FILE
-    sequences = _columns(path, SEQUENCES)
-    items, offsets = _flattened(sequences["items"])
-    times, time_offsets = _flattened(sequences["times"])
-    if not np.array_equal(offsets, time_offsets) or items.null_count:
-        raise DataError(f"{path}: items and times differ in length, or an item is null; prepare again")
+    items, offsets = read_list_values(path, SEQUENCES, "items")
+    times: NDArray[np.int64] | None = None
+    user_ids: list[str] = []
+    if not training:
+        rest = _columns(path, SEQUENCES, ["user_id", "times"])
+        flat, time_offsets = _flattened(rest["times"])
+        if not np.array_equal(offsets, time_offsets):
+            raise DataError(f"{path}: items and times differ in length; prepare again")
+        times = None if flat.null_count else flat.to_numpy()
+        user_ids = rest["user_id"].to_pylist()
     split = _columns(directory / SPLITS_FILE, SPLITS)
     interactions = Interactions(
-        items=items.to_numpy(),
+        items=items,
         offsets=offsets,
         train_end=split["train_end"].to_numpy(),
         valid_at=split["valid_at"].to_numpy(),
         test_at=split["test_at"].to_numpy(),
         n_items=len(head),
         head_items=head,
-        times=None if times.null_count else times.to_numpy(),
-        user_ids=sequences["user_id"].to_pylist(),
+        times=times,
+        user_ids=user_ids,
     )
     _check(interactions, directory)
     return interactions
 
 
-def _columns(path: Path, schema: pa.Schema) -> dict[str, pa.ChunkedArray]:
-    table = read_parquet(path, schema)
-    return {name: table.column(name) for name in schema.names}
+def _columns(path: Path, schema: pa.Schema, names: list[str] | None = None) -> dict[str, pa.ChunkedArray]:
+    table = read_parquet(path, schema, names)
+    return {name: table.column(name) for name in table.column_names}
 
 
 def _flattened(lists: pa.ChunkedArray) -> tuple[pa.Array, NDArray[np.int64]]:

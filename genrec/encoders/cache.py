@@ -37,24 +37,30 @@ class EmbeddingCache:
         self.directory = directory
         self.dimension = dimension
 
-    def read(self, keys: NDArray[np.void]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """Look up sorted, distinct keys.
+    def read(self, keys: NDArray[np.void], into_NE: NDArray[np.float32], rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Look up sorted, distinct keys, file by file, so no more than one file is held beside the result.
+
+        Args:
+            keys: [U].
+            into_NE: float32 [N, E], written at ``rows``.
+            rows: int64 [U], where the embedding of each key goes.
 
         Returns:
-            float32 [U, E] with the rows found filled in, and the positions of those not found.
+            The positions among ``keys`` of those not found.
         """
-        found_UE = np.empty((len(keys), self.dimension), dtype=np.float32)
         found = np.zeros(len(keys), dtype=bool)
-        for path in sorted(self.directory.glob("*.safetensors")):
+        for path in sorted(self.directory.glob("*.safetensors")) if len(keys) else ():
             if file_digest(path) != path.stem:
                 log.warning("%s: altered bytes; its texts are encoded again", path)
                 continue
             tensors = load_file(path)
             stored = np.ascontiguousarray(tensors["keys"]).view(f"V{KEY_BYTES}").reshape(-1)
-            _, at, rows = np.intersect1d(keys, stored, assume_unique=False, return_indices=True)
-            found_UE[at] = tensors["embeddings"][rows]
-            found[at] = True
-        return found_UE, np.flatnonzero(~found)
+            # A search in the sorted keys: sorting both together for every file would be quadratic in the catalog.
+            at = np.minimum(np.searchsorted(keys, stored), len(keys) - 1)
+            known = keys[at] == stored
+            into_NE[rows[at[known]]] = tensors["embeddings"][known]
+            found[at[known]] = True
+        return np.flatnonzero(~found)
 
     def write(self, keys: NDArray[np.void], rows_UE: NDArray[np.float32]) -> None:
         """Add rows under their keys."""

@@ -46,14 +46,17 @@ def encode_catalog(
     keys = text_keys(texts)
     unique_keys, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
     cache = EmbeddingCache(cache_dir / encoder.identity, encoder.dimension)
-    unique_UE, missing = cache.read(unique_keys)
+    # One buffer: a text's embedding goes to the first item that has it, and is copied to the others at the end.
+    missing = cache.read(unique_keys, embeddings_NE, first)
     log.info("encoding %d of %d texts, %d are cached", len(missing), len(texts), len(unique_keys) - len(missing))
     if len(missing):
         missing_texts = [texts[at] for at in first[missing]]
         for rows, encoded in _grouped(_encoded_batches(missing_texts, encoder, settings.batch_size)):
-            unique_UE[missing[rows]] = encoded
+            embeddings_NE[first[missing[rows]]] = encoded
             cache.write(unique_keys[missing[rows]], encoded)
-    np.take(unique_UE, inverse, axis=0, out=embeddings_NE)
+    source = first[inverse.reshape(-1)]
+    repeated = np.flatnonzero(source != np.arange(len(texts)))
+    embeddings_NE[repeated] = embeddings_NE[source[repeated]]
     return embeddings_NE
 
 

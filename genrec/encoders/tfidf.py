@@ -24,6 +24,9 @@ from genrec.errors import DataError
 VOCABULARY = "tfidf_vocabulary.json"
 WEIGHTS = "tfidf.safetensors"
 MAX_TERMS = 50_000
+FIT_TEXTS = 131_072
+"""Texts that vocabulary and directions are learned from, at most: the count of all distinct pairs of words and the
+dense factors of the SVD grow with them."""
 
 
 class TfidfSvdEncoder:
@@ -45,15 +48,18 @@ class TfidfSvdEncoder:
         """Learn vocabulary, weights and directions from the catalog.
 
         Args:
-            texts: the catalog's texts.
+            texts: the catalog's texts; of more than FIT_TEXTS a sample is used.
             dimension: E; a catalog with fewer terms or texts gives fewer.
-            seed: of the randomised SVD.
+            seed: of the randomised SVD and of the sample.
 
         Raises:
             DataError: no text holds a word.
         """
         from sklearn.decomposition import TruncatedSVD
 
+        if len(texts) > FIT_TEXTS:
+            rows = np.sort(np.random.default_rng(seed).choice(len(texts), FIT_TEXTS, replace=False))
+            texts = [texts[row] for row in rows]
         vectorizer = _vectorizer()
         try:
             counts_NF = vectorizer.fit_transform(texts)
@@ -76,7 +82,7 @@ class TfidfSvdEncoder:
         return digest({"kind": "tfidf-svd", "terms": self.terms, "arrays": arrays})[:16]
 
     def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in vars(self).items() if key != "_fitted"}
+        return {key: value for key, value in vars(self).items() if key not in ("_fitted", "_directions_FE")}
 
     @cached_property
     def _fitted(self) -> Any:
@@ -84,11 +90,16 @@ class TfidfSvdEncoder:
         vectorizer.idf_ = self.idf_F
         return vectorizer
 
+    @cached_property
+    def _directions_FE(self) -> NDArray[np.float64]:
+        # As the sparse product wants it: left to itself it would copy and convert the whole matrix for every batch.
+        return np.ascontiguousarray(self.components_EF.T, dtype=np.float64)
+
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Embed texts: float32 [N, E], rows of length 1; zeros where no term is known."""
         if not len(texts):
             return np.empty((0, self.dimension), dtype=np.float32)
-        return normalised(self._fitted.transform(texts) @ self.components_EF.T)
+        return normalised(self._fitted.transform(texts) @ self._directions_FE)
 
     def save(self, directory: Path) -> None:
         """Write vocabulary and weights."""

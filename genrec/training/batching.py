@@ -16,6 +16,9 @@ not depend on the number of workers: worker r takes every world-th row, so 1, 2 
 alike, no row is dropped and none is repeated. Workers whose part is smaller (or empty, at the tail) carry
 a ``share`` that makes the mean over workers the mean over the global batch.
 
+A worker holds the item column (4 bytes an interaction), 6 bytes a row and, during an epoch, 4 more for the order;
+drawing that order takes 10 bytes a row for a moment. All workers draw the same order, so none has to be told its rows.
+
 Shape letters as in genrec.models.contracts; R is the number of rows here.
 """
 
@@ -24,6 +27,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,21 +38,23 @@ from genrec.errors import DataError
 from genrec.models.contracts import PAD_ITEM, Batch
 
 IntArray = NDArray[np.int64]
+USERS_AT_ONCE = 1 << 16
 
 
 @dataclass(frozen=True, eq=False)
 class TrainingRows:
-    """R rows over the flat item array.
+    """R rows over the flat item array, in integers as small as they fit.
 
     Attributes:
-        begin: int64 [R], where the row's history begins in ``Interactions.items``.
-        length: int32 [R], items of history.
-        count: int32 [R], targets: the items after the last ``count`` positions of the history.
+        begin: int [R], where the row's history begins in ``Interactions.items``.
+        length: int [R], items of history.
+        count: int [R], targets: the items after the last ``count`` positions of the history; one read-only value
+            repeated where every row has one.
     """
 
-    begin: IntArray
-    length: NDArray[np.int32]
-    count: NDArray[np.int32]
+    begin: NDArray[np.integer]
+    length: NDArray[np.integer]
+    count: NDArray[np.integer]
 
     def __len__(self) -> int:
         return len(self.begin)
@@ -70,10 +76,17 @@ class WorkerBatch:
 
 def prefix_rows(data: Interactions, max_history: int) -> TrainingRows:
     """One row per training pair; histories keep the last ``max_history`` items."""
-    user_begin, position = _pairs(data)
-    length = np.minimum(position, max_history)
-    begin = user_begin + position - length
-    return TrainingRows(begin, length.astype(np.int32), np.ones(len(begin), dtype=np.int32))
+    pairs = np.maximum(data.train_end.astype(np.int64) - 1, 0)
+    bounds = np.concatenate([[0], np.cumsum(pairs)])
+    begin = np.empty(bounds[-1], dtype=_smallest(len(data.items)))
+    length = np.empty(bounds[-1], dtype=_smallest(max_history))
+    for first in range(0, data.n_users, USERS_AT_ONCE):
+        last = min(first + USERS_AT_ONCE, data.n_users)
+        part, own = slice(bounds[first], bounds[last]), pairs[first:last]
+        position = 1 + np.arange(part.start, part.stop) - np.repeat(bounds[first:last], own)
+        length[part] = np.minimum(position, max_history)
+        begin[part] = np.repeat(data.offsets[first:last], own) + position - length[part]
+    return TrainingRows(begin, length, np.broadcast_to(np.int16(1), len(begin)))
 
 
 def window_rows(data: Interactions, max_history: int) -> TrainingRows:
@@ -95,14 +108,14 @@ def window_rows(data: Interactions, max_history: int) -> TrainingRows:
     last_target = np.minimum(np.where(order == 0, H, first_target + stride - 1), pairs[user])
     length = np.minimum(last_target, H)
     begin = data.offsets[:-1][user] + last_target - length
-    return TrainingRows(begin, length.astype(np.int32), (last_target - first_target + 1).astype(np.int32))
+    count = last_target - first_target + 1
+    small = _smallest(H)
+    return TrainingRows(begin.astype(_smallest(len(data.items))), length.astype(small), count.astype(small))
 
 
-def _pairs(data: Interactions) -> tuple[IntArray, IntArray]:
-    """Start of the user's sequence and position in it, for the target of every training pair."""
-    pairs = np.maximum(data.train_end.astype(np.int64) - 1, 0)
-    position = 1 + np.arange(pairs.sum()) - np.repeat(np.cumsum(pairs) - pairs, pairs)
-    return np.repeat(data.offsets[:-1], pairs), position
+def _smallest(largest: int) -> np.dtype[np.signedinteger[Any]]:
+    """A signed integer type for values up to ``largest``; int16, int32 or int64."""
+    return np.result_type(np.int16, np.min_scalar_type(-largest - 1))
 
 
 class EpochBatches:
@@ -131,23 +144,25 @@ class EpochBatches:
             raise DataError("the training part holds no (history, next item) pair; every user has fewer than 2 items")
         self.steps_per_epoch = min(-(-self._targets // batch_size), self._targets // int(rows.count.max()))
 
-    def epoch(self, epoch: int) -> tuple[IntArray, IntArray]:
+    def epoch(self, epoch: int) -> tuple[NDArray[np.integer], IntArray]:
         """Rows in their order [R], and the bounds [steps, 2] of each step's rows in it."""
         rng = np.random.default_rng([self.seed, epoch])
-        shuffled = rng.permutation(len(self.rows))
-        order = shuffled[np.argsort(self._sort_key[shuffled], kind="stable")]
+        order = rng.permutation(np.arange(len(self.rows), dtype=_smallest(len(self.rows))))
+        order = order[np.argsort(self._sort_key[order], kind="stable")]
         cuts = np.arange(1, self.steps_per_epoch) * self._targets // self.steps_per_epoch
-        ends = np.cumsum(self.rows.count[order], dtype=np.int64)
-        bounds = np.concatenate([[0], np.searchsorted(ends, cuts, side="right"), [len(order)]])
+        if self._targets > len(self.rows):
+            cuts = np.searchsorted(np.cumsum(self.rows.count[order], dtype=np.int64), cuts, side="right")
+        bounds = np.concatenate([[0], cuts, [len(order)]])
         return order, np.stack([bounds[:-1], bounds[1:]], axis=1)[rng.permutation(self.steps_per_epoch)]
 
     @cached_property
     def _sort_key(self) -> NDArray[np.integer]:
         """By length, then number of targets; small integers sort fast."""
-        lengths, counts = self.rows.length, self.rows.count
-        if counts.max() == 1 and lengths.max() < 2**15:
-            return lengths.astype(np.int16)
-        return lengths.astype(np.int64) * (int(counts.max()) + 1) + counts
+        lengths, most = self.rows.length, int(self.rows.count.max())
+        if most == 1:
+            return lengths
+        key = lengths.astype(np.int64) * (most + 1) + self.rows.count
+        return key.astype(_smallest(int(key.max())))
 
     def batches(self, epoch: int, rank: int = 0, world: int = 1, start_step: int = 0) -> Iterator[WorkerBatch]:
         """This worker's part of each step of an epoch, from ``start_step`` on."""
@@ -160,9 +175,9 @@ class EpochBatches:
             else:
                 yield WorkerBatch(self.gather(mine), world * int(self.rows.count[mine].sum()) / total)
 
-    def gather(self, row: IntArray) -> Batch:
+    def gather(self, row: NDArray[np.integer]) -> Batch:
         """The batch of these rows: histories, their targets and how much each target sees."""
-        begin, length = self.rows.begin[row], self.rows.length[row].astype(np.int64)
+        begin, length = self.rows.begin[row].astype(np.int64), self.rows.length[row].astype(np.int64)
         count = self.rows.count[row].astype(np.int64)
         items = self.data.items
         t = np.arange(length.max())

@@ -28,6 +28,8 @@ from genrec.errors import DataError
 TABLES = (".parquet", ".csv", ".csv.gz")
 ITEM_FILES = ("items.parquet", "items.csv", "items.csv.gz", "items.jsonl", "items.jsonl.gz")
 BATCH_ROWS = 1 << 18
+ITEM_ROWS = 1 << 14
+"""Rows of metadata at once: they pass through Python objects, about a kilobyte each."""
 GROUPS_A_PIECE_ROWS = 1 << 22
 RATING = "rating"
 
@@ -84,7 +86,7 @@ class TableReader(Reader):
     def read_items(self, piece: Piece) -> Iterator[pa.Table]:
         if piece.file.suffix == ".parquet":
             first = 0
-            for batch in _parquet_batches(piece, None):
+            for batch in _parquet_batches(piece, None, ITEM_ROWS):
                 try:
                     yield _shifted(self._items(batch.to_pylist()), first)
                 except LineError as error:
@@ -163,10 +165,10 @@ def _parquet_file(path: Path) -> pq.ParquetFile:
         raise DataError(f"{path}: not a readable Parquet file ({error})") from error
 
 
-def _parquet_batches(piece: Piece, columns: list[str] | None) -> Iterator[pa.RecordBatch]:
+def _parquet_batches(piece: Piece, columns: list[str] | None, rows: int = BATCH_ROWS) -> Iterator[pa.RecordBatch]:
     groups = range(piece.start, piece.end or 0)
     try:
-        for batch in _parquet_file(piece.file).iter_batches(BATCH_ROWS, row_groups=list(groups), columns=columns):
+        for batch in _parquet_file(piece.file).iter_batches(rows, row_groups=list(groups), columns=columns):
             batch.validate(full=True)  # Parquet does not promise that strings are UTF-8
             yield batch
     except (pa.ArrowException, OSError) as error:

@@ -7,9 +7,9 @@ import pytest
 
 from genrec.config import DataSettings
 from genrec.data import prepare as prepare_module
-from genrec.data.load import load_catalog, load_interactions
+from genrec.data.load import load_catalog, load_interactions, load_texts
 from genrec.data.prepare import prepare
-from genrec.data.schema import CATALOG, SEQUENCES, SPLITS
+from genrec.data.schema import CATALOG, SEQUENCES, SPLITS, read_list_values
 from genrec.errors import DataError
 from tests.unit.data import raw_samples as raw
 
@@ -150,3 +150,31 @@ def test_foreign_or_absent_files_are_refused(tmp_path, out):
     (out / "catalog.parquet").unlink()
     with pytest.raises(DataError, match="no such file"):
         load_catalog(out)
+
+
+def test_training_reads_the_same_sequences_without_times_and_ids(tmp_path, out, monkeypatch):
+    monkeypatch.setattr("genrec.data.schema.LIST_ROWS", 2)  # so that several pieces are read into one array
+    prepare(raw.sample("csv", tmp_path / "raw"), out)
+    whole, lean = load_interactions(out), load_interactions(out, training=True)
+    assert whole.n_users > 2
+    for name in ("items", "offsets", "train_end", "valid_at", "test_at", "head_items", "train_counts"):
+        assert np.array_equal(getattr(whole, name), getattr(lean, name)), name
+    assert lean.items.dtype == np.int32
+    assert (lean.times, len(lean.user_ids)) == (None, 0)
+    assert len(whole.user_ids) == whole.n_users
+    assert load_texts(out) == load_catalog(out).texts
+
+
+def test_list_values_of_empty_and_null_lists(tmp_path):
+    schema = pa.schema([pa.field("before", pa.int64()), pa.field("items", pa.list_(pa.int32()), nullable=False)])
+    path = tmp_path / "lists.parquet"
+    rows = [[], [4, 5], [], [6], []]
+    pq.write_table(pa.table({"before": range(5), "items": rows}, schema=schema), path, row_group_size=2)
+    values, offsets = read_list_values(path, schema, "items")
+    assert values.tolist() == [4, 5, 6]
+    assert offsets.tolist() == [0, 0, 2, 2, 3, 3]
+    loose = pa.schema([pa.field("before", pa.int64()), pa.field("items", pa.list_(pa.int32()))])
+    for bad in ([[1], None], [[1, None]]):
+        pq.write_table(pa.table({"before": range(len(bad)), "items": bad}, schema=loose), path)
+        with pytest.raises(DataError, match="null; prepare again"):
+            read_list_values(path, loose, "items")

@@ -54,3 +54,18 @@ def test_padding_is_the_models_padding():
 def test_cold_items_have_no_training_interaction():
     log = interactions_of([[0, 1, 2, 3], [4, 4]])
     assert np.flatnonzero(cold_items(log)).tolist() == [2, 3, 5, 6, 7, 8]
+
+
+@settings(deadline=None)
+@given(st.lists(st.lists(st.integers(0, N - 1), max_size=9), min_size=1, max_size=8), st.data())
+def test_train_counts_are_those_of_the_training_sequences(sequences, data):
+    lengths = [len(row) for row in sequences]
+    ends = np.array([data.draw(st.integers(0, length)) for length in lengths], dtype=np.int32)
+    none = np.full(len(lengths), -1, dtype=np.int32)
+    items = np.concatenate([np.empty(0), *sequences]).astype(np.int32)
+    offsets = np.cumsum([0, *lengths]).astype(np.int64)
+    log = Interactions(items, offsets, ends, none, none, N, np.zeros(N, bool))
+    expected = np.zeros(N, dtype=int)
+    for user in range(len(lengths)):
+        np.add.at(expected, log.train_sequence(user), 1)
+    assert log.train_counts.tolist() == expected.tolist()

@@ -122,3 +122,27 @@ def test_the_settings_name_the_encoder(tmp_path):
     rows = encode_catalog(TEXTS, EncoderSettings(text="tfidf-svd", dimension=3), tmp_path)
     assert rows.shape == (len(TEXTS), 3)
     assert rows.dtype == np.float32
+
+
+def test_a_large_catalog_is_learned_from_a_sample(monkeypatch):
+    """Beyond the limit the vocabulary comes from so many texts; the others are encoded all the same."""
+    texts = [f"word{n} common" for n in range(60)]
+    whole = TfidfSvdEncoder.fit(texts, dimension=4)
+    monkeypatch.setattr("genrec.encoders.tfidf.FIT_TEXTS", 20)
+    sampled = TfidfSvdEncoder.fit(texts, dimension=4)
+    assert len([term for term in whole.terms if " " not in term]) == 61
+    assert len([term for term in sampled.terms if " " not in term]) == 21
+    assert sampled.identity == TfidfSvdEncoder.fit(texts, dimension=4).identity
+    assert (np.linalg.norm(sampled.encode(texts), axis=1) > 0.99).all()
+
+
+def test_a_catalog_in_many_cache_files_reads_back_from_each(tmp_path, monkeypatch):
+    monkeypatch.setattr("genrec.encoders.catalog.GROUP_TEXTS", 8)
+    texts = [chr(97 + n % 26) * (1 + n // 26) for n in range(70)]
+    encoder = CountingEncoder()
+    rows = encode_catalog(texts, EncoderSettings(batch_size=4), tmp_path, encoder=encoder)
+    assert len(list(tmp_path.rglob("*.safetensors"))) == 9
+    asked = [*texts[::-2], "new", texts[0], "new"]
+    encoder.asked.clear()
+    assert np.array_equal(encode_catalog(asked, EncoderSettings(), tmp_path, encoder=encoder)[:35], rows[::-2])
+    assert encoder.asked == ["new"]

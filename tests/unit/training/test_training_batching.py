@@ -114,3 +114,34 @@ def test_no_pair_is_an_error():
     data = make_interactions([1, 1, 3])
     with pytest.raises(DataError, match="no \\(history, next item\\) pair"):
         EpochBatches(data, prefix_rows(data, 5), 4, seed=0)
+
+
+@settings(max_examples=60, deadline=None)
+@given(LENGTHS, st.integers(1, 12), st.integers(1, 40), st.booleans(), st.integers(0, 3))
+def test_small_integers_give_the_order_that_the_definition_gives(lengths, H, batch_size, windows, epoch):
+    """Shuffle, sort stably by length and number of targets, cut evenly: here in 64-bit arithmetic."""
+    data = with_distinct_items(lengths)
+    rows = window_rows(data, H) if windows else prefix_rows(data, H)
+    epochs = EpochBatches(data, rows, batch_size, seed=3)
+    order, bounds = epochs.epoch(epoch)
+    length, count = rows.length.astype(np.int64), rows.count.astype(np.int64)
+    rng = np.random.default_rng([3, epoch])
+    shuffled = rng.permutation(len(rows))
+    expected = shuffled[np.lexsort((count[shuffled], length[shuffled]))]
+    cuts = np.arange(1, epochs.steps_per_epoch) * count.sum() // epochs.steps_per_epoch
+    inner = np.searchsorted(np.cumsum(count[expected]), cuts, side="right")
+    ends = np.concatenate([[0], inner, [len(rows)]])
+    assert np.array_equal(order, expected)
+    assert np.array_equal(bounds, np.stack([ends[:-1], ends[1:]], 1)[rng.permutation(epochs.steps_per_epoch)])
+
+
+def test_rows_of_many_users_take_six_bytes_each(monkeypatch):
+    """Built in pieces of users, a row costs a 32-bit begin and a 16-bit length; the number of targets costs nothing."""
+    data = make_interactions([2, 0, 9, 31, 1, 14] * 1000)
+    whole = prefix_rows(data, 20)
+    monkeypatch.setattr("genrec.training.batching.USERS_AT_ONCE", 77)
+    rows = prefix_rows(data, 20)
+    assert np.array_equal(rows.begin, whole.begin)
+    assert np.array_equal(rows.length, whole.length)
+    assert len(rows) == data.n_train_prefixes
+    assert (rows.begin.itemsize, rows.length.itemsize, rows.count.strides) == (4, 2, (0,))
