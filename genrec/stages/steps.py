@@ -30,13 +30,15 @@ def tokenize(context: Context) -> Outcome:
     """Item texts to embeddings, embeddings to semantic IDs."""
     from safetensors.numpy import save_file
 
-    from genrec.data.load import load_catalog
+    from genrec.data.load import load_catalog, load_texts
     from genrec.encoders import encode_catalog, fit_encoder, save_encoder
     from genrec.tokenizer.fit import fit_tokenizer
 
-    settings, catalog = context.settings, load_catalog(context.inputs["prepare"])
-    encoder = fit_encoder(catalog.texts, settings.encoder)
-    embeddings_NE = encode_catalog(catalog.texts, settings.encoder, context.cache / "embeddings", encoder=encoder)
+    settings, prepared = context.settings, context.inputs["prepare"]
+    texts = load_texts(prepared)
+    encoder = fit_encoder(texts, settings.encoder)
+    embeddings_NE = encode_catalog(texts, settings.encoder, context.cache / "embeddings", encoder=encoder)
+    del texts  # the tokenizer needs the room
     # Kept beside the IDs: the language view reads the embeddings, and new items go through the same encoder.
     save_file({"embeddings": embeddings_NE}, context.out / EMBEDDINGS)
     save_encoder(encoder, context.out / "encoder")
@@ -44,7 +46,7 @@ def tokenize(context: Context) -> Outcome:
         embeddings_NE,
         settings.tokenizer,
         context.out,
-        item_ids=catalog.item_ids,
+        item_ids=load_catalog(prepared).item_ids if settings.tokenizer.kind == "published" else None,
         collaborative_NC=collaborative_vectors(context),
     )
     if settings.tokenizer.tables:

@@ -51,7 +51,7 @@ class HostFactory:
         settings = self.settings
         torch.manual_seed(settings.run.seed)
         host = build_backbone(settings.model, SidTable.load(self.tokenized))
-        data, causal = load_interactions(self.prepared), settings.model.encoder_attention == "causal"
+        data, causal = load_interactions(self.prepared, training=True), settings.model.encoder_attention == "causal"
         common = (data, settings.training, settings.evaluation, settings.run.seed, settings.data.max_history)
         if not settings.plugin.language:
             return HostTask(host, *common, causal=causal)
@@ -84,7 +84,7 @@ class SasRecFactory:
         from genrec.data.load import load_interactions
         from genrec.training.next_item import SasRecTask
 
-        settings, data = self.settings, load_interactions(self.prepared)
+        settings, data = self.settings, load_interactions(self.prepared, training=True)
         torch.manual_seed(settings.run.seed)
         model = build_sasrec(settings, data)
         return SasRecTask(model, data, self.training, settings.evaluation, settings.run.seed, settings.data.max_history)
@@ -119,7 +119,7 @@ def sasrec(context: Context) -> Outcome:
 
     settings, prepared = context.settings, context.inputs["prepare"].resolve()
     spread = settings.training.model_copy(update={"max_steps": None, "max_minutes": None})
-    training = sasrec_training(settings.baselines.sasrec, spread, load_interactions(prepared))
+    training = sasrec_training(settings.baselines.sasrec, spread, load_interactions(prepared, training=True))
     return _train(context, SasRecFactory(settings, training, prepared), training, None)
 
 
