@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -112,6 +112,11 @@ def published_path(settings: Settings) -> Path:
     return Path(settings.run.directory) / LINKS / settings.bundle.name
 
 
+def served_model(host: str, names: Container[str]) -> str:
+    """Of the names of a table, that of the model that is served: the host with the most beside it."""
+    return next(host + added for added in (MEMORY + AUGMENTED, MEMORY, AUGMENTED, "") if host + added in names)
+
+
 def require_floor(rows: Sequence[Mapping[str, Any]], settings: Settings) -> None:
     """The gate before a bundle: refuse a model that loses to popularity, if the settings ask for it.
 
@@ -126,9 +131,7 @@ def require_floor(rows: Sequence[Mapping[str, Any]], settings: Settings) -> None
         return
     metric = f"ndcg@{max(settings.evaluation.cutoffs)}"
     values = {row["model"]: row["value"] for row in rows if (row["segment"], row["metric"]) == ("all", metric)}
-    host, floor = settings.model.backbone, settings.bundle.floor
-    served = (host + MEMORY + AUGMENTED, host + MEMORY, host + AUGMENTED, host)
-    model = next(name for name in served if name in values)  # what will be served
+    model, floor = served_model(settings.model.backbone, values), settings.bundle.floor
     if not values[model] > values[floor]:
         raise ArtifactError(
             f"bundle.floor: {metric} of {model} is {values[model]:.4f}, of {floor} {values[floor]:.4f}. "

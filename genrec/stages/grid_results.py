@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from genrec.artifacts import read_manifest
-from genrec.bundle import AUGMENTED
+from genrec.bundle import served_model
 from genrec.config import Cell, Settings
 from genrec.evaluation.grid_report import CellRecord, GridReport, Matched
 from genrec.evaluation.matched import joined, matched_steps, validation_curve
@@ -76,8 +76,7 @@ def grid_report(run: GridRun, command: str) -> GridReport:
 
 def answer(settings: Settings, names: Mapping[str, Any]) -> str:
     """The frame that speaks for an arm: its whole system, else the bare host."""
-    host = settings.model.backbone
-    return host + AUGMENTED if host + AUGMENTED in names else host
+    return served_model(settings.model.backbone, names)
 
 
 def _metrics(settings: Settings) -> list[str]:
