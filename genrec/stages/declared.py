@@ -36,7 +36,7 @@ def tokenizer_sources(settings: Settings) -> dict[str, Path]:
 
 
 def tokenizer_inputs(settings: Settings) -> tuple[str, ...]:
-    """LETTER's codes follow SASRec's item vectors, and a further table may be made of them; no other waits for SASRec."""
+    """LETTER's codes follow SASRec's item vectors, and a further table may be made of them; else nobody waits."""
     further = settings.tokenizer.tables.values()
     asked = settings.tokenizer.kind == "letter" or any(
         table.kind == "letter" or table.embeddings == "collaborative" for table in further
@@ -46,10 +46,8 @@ def tokenizer_inputs(settings: Settings) -> tuple[str, ...]:
 
 def unread_codes(settings: Settings) -> tuple[str, ...]:
     """Leaves of the tokenizer that the kinds in use do not read."""
-    tables = {
-        "tokenizer": settings.tokenizer,
-        **{f"tokenizer.tables.{n}": t for n, t in settings.tokenizer.tables.items()},
-    }
+    further = {f"tokenizer.tables.{name}": table for name, table in settings.tokenizer.tables.items()}
+    tables = {"tokenizer": settings.tokenizer, **further}
     return tuple(f"{name}.published_first_id" for name, table in tables.items() if table.kind != "published")
 
 
