@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +25,7 @@ from genrec.config import ModelSettings
 from genrec.models.attention import MemoryKeys, Packing, additive
 from genrec.models.blocks import Decoder, Encoder
 from genrec.models.contracts import PAD_ITEM, Batch, DecoderCache, Memory
+from genrec.models.folded import Folded, FoldedCache, foldable
 from genrec.models.host import Host
 from genrec.tokenizer.sid_table import SidTable
 
@@ -72,6 +74,18 @@ class Tiger(Host):
         if not settings.tie_embeddings:
             self.head = nn.Linear(settings.d_model, sid_table.vocab_size, bias=False)
             nn.init.normal_(self.head.weight)
+        self._folded: Folded | None = None
+        self.register_load_state_dict_post_hook(_unfold)
+
+    def train(self, mode: bool = True) -> Self:
+        """See :meth:`torch.nn.Module.train`."""
+        if mode:
+            self._folded = None
+        return super().train(mode)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies fold their weights anew."""
+        return {**self.__dict__, "_folded": None}
 
     def encode(self, batch: Batch) -> Memory:
         """The ID history as a memory of T * L states."""
@@ -91,7 +105,11 @@ class Tiger(Host):
             mask = additive(item_T[None, :] <= item_T[:, None])[None, None]
         elif mask_BT.is_cuda or not bool(mask_BT.all()):
             mask = additive(mask_BT)[:, None, None]
-        states = self.encoder(self._embedding(tokens), mask, _packing(mask_BT))
+        folded, packing = self._fold(), _packing(mask_BT)
+        if folded is not None:
+            states = folded.encode(tokens, mask, packing, self.encoder)
+        else:
+            states = self.encoder(self._embedding(tokens), mask, packing)
         return Memory(states, mask_BT, "id", item_T.expand_as(mask_BT))
 
     def decode(self, inputs: Tensor, memories: Sequence[Memory], visible_BP: Tensor | None = None) -> Tensor:
@@ -99,14 +117,20 @@ class Tiger(Host):
         embedded = inputs if inputs.is_floating_point() else self._embedding(inputs)
         return self._logits(self.decoder(embedded, self._read(memories, visible_BP, embedded.shape, once=True)))
 
-    def start(self, memories: Sequence[Memory]) -> TigerCache:
+    def start(self, memories: Sequence[Memory]) -> TigerCache | FoldedCache:
         """Prepare step-by-step decoding; keys and values of the memories are computed once."""
+        folded = self._fold()
+        if folded is not None:
+            states, visible, mask_BT = _joined(memories, None)
+            return folded.read(states, visible, _packing(mask_BT))
         bias = self.decoder.bias(self.longest)[0].permute(1, 2, 0)
         return TigerCache(self._read(memories, None, (0, 1, 1), once=False), bias)
 
     @torch.no_grad()
     def step(self, tokens_BK: Tensor, cache: DecoderCache) -> Tensor:
         """Logits [B, K, V] after one further token per beam; for inference, without dropout and gradients."""
+        if isinstance(cache, FoldedCache):
+            return cache.folded.step(tokens_BK, cache)
         assert isinstance(cache, TigerCache)
         decoder = self.decoder
         embedded = self._embedding(tokens_BK)
@@ -120,17 +144,43 @@ class Tiger(Host):
     def _read(
         self, memories: Sequence[Memory], visible_BP: Tensor | None, shape: Sequence[int], *, once: bool
     ) -> MemoryKeys:
-        states = torch.cat([memory.states_BTD for memory in memories], dim=1)
-        views = [memory.visible(visible_BP) for memory in memories]
-        rows = max(view.shape[1] for view in views)
-        visible = torch.cat([view.expand(-1, rows, -1) for view in views], dim=-1)
-        mask_BT = torch.cat([memory.mask_BT for memory in memories], dim=1)
+        states, visible, mask_BT = _joined(memories, visible_BP)
         return self.decoder.read(states, visible, shape[1] * shape[2], _packing(mask_BT), once=once)
+
+    def _fold(self) -> Folded | None:
+        """The weights arranged for inference on a CPU, or None where something else is asked."""
+        if self.training or torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"):
+            return None
+        if self._folded is None or not self._folded.holds():
+            embedding = self._embedding.weight
+            if not foldable(self.encoder, self.decoder, embedding):
+                return None
+            head = embedding * self.d_model**-0.5 if self.head is None else self.head.weight
+            self._folded = Folded.of(embedding, self.encoder, self.decoder, head, self.longest)
+        return self._folded
 
     def _logits(self, states: Tensor) -> Tensor:
         if self.head is not None:
             return self.head(states)
         return functional.linear(states * self.d_model**-0.5, self._embedding.weight)
+
+
+def _unfold(module: nn.Module, _keys: object) -> None:
+    """Weights were loaded, perhaps as other tensors than before."""
+    assert isinstance(module, Tiger)
+    module._folded = None
+
+
+def _joined(memories: Sequence[Memory], visible_BP: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """All memories, one after the other: states [B, T, D], what is visible [B, 1 or P, T], where states are [B, T]."""
+    if len(memories) == 1:
+        (memory,) = memories
+        return memory.states_BTD, memory.visible(visible_BP), memory.mask_BT
+    views = [memory.visible(visible_BP) for memory in memories]
+    rows = max(view.shape[1] for view in views)
+    visible = torch.cat([view.expand(-1, rows, -1) for view in views], dim=-1)
+    states = torch.cat([memory.states_BTD for memory in memories], dim=1)
+    return states, visible, torch.cat([memory.mask_BT for memory in memories], dim=1)
 
 
 def _packing(mask_BT: Tensor) -> Packing | None:
