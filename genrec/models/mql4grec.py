@@ -25,6 +25,7 @@ from torch.nn import functional
 
 from genrec.config import ModelSettings
 from genrec.models.contracts import PAD_ITEM, Batch, DecoderCache, Memory, Outputs
+from genrec.models.folded import FoldedCache
 from genrec.models.tiger import Tiger, TigerCache
 from genrec.tokenizer.joint import members_of
 from genrec.tokenizer.sid_table import PAD_TOKEN, SidTable
@@ -96,7 +97,7 @@ class Mql4Grec(Tiger):
         """Logits [B, P, S, V]; under the prompt of the first table's next item, unless the memories hold another."""
         return super().decode(inputs, self._prompted(memories), visible_BP)
 
-    def start(self, memories: Sequence[Memory]) -> TigerCache:
+    def start(self, memories: Sequence[Memory]) -> TigerCache | FoldedCache:
         """Prepare step-by-step decoding, under the prompt that ``decode`` would use."""
         return super().start(self._prompted(memories))
 
