@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -112,8 +112,7 @@ def worker_resources(settings: TrainingSettings) -> dict[str, float]:
 def require_resources(settings: TrainingSettings) -> None:
     """Raise SettingsError if the cluster's nodes can never hold the workers, whatever else they do."""
     asked, needed = worker_resources(settings), settings.workers_min or settings.workers
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
-    room = sum(min(math.floor(node.get(name, 0.0) / amount + 1e-9) for name, amount in asked.items()) for node in nodes)
+    nodes, room = _nodes(), room_for(asked)
     if room < needed:
         wanted = ", ".join(f"{amount:g} {name}" for name, amount in asked.items())
         has = "; ".join(", ".join(f"{node.get(name, 0.0):g} {name}" for name in asked) for node in nodes)
@@ -121,6 +120,18 @@ def require_resources(settings: TrainingSettings) -> None:
             f"training.workers: {needed} workers of {wanted} each do not fit the cluster, which has room for {room} "
             f"({len(nodes)} nodes: {has}); lower training.workers, cpus_per_worker or gpus_per_worker, or add nodes"
         )
+
+
+def room_for(asked: Mapping[str, float]) -> int:
+    """How many workers of these resources the connected cluster's nodes hold together, were they idle."""
+    return sum(
+        min(math.floor(node.get(name, 0.0) / amount + 1e-9) for name, amount in asked.items()) for node in _nodes()
+    )
+
+
+def _nodes() -> list[dict[str, float]]:
+    """Resources of each node that is alive."""
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
 
 
 def _work(config: dict[str, Any]) -> None:
