@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from genrec.errors import ArtifactError, VersionMismatchError
-from genrec.tokenizer.trie import Trie
+from genrec.tokenizer.trie import Trie, row_keys
 
 PAD_TOKEN = 0
 """Token id of padding and of the decoder's start; code tokens begin at 1."""
@@ -49,7 +49,8 @@ class SidTable:
         too_large = codes.max(axis=0) >= np.asarray(self.level_sizes)
         if codes.min() < 0 or too_large.any():
             raise ArtifactError(f"SidTable: a code is outside its level's range {self.level_sizes}")
-        if len(np.unique(codes, axis=0)) != len(codes):
+        keys = np.sort(row_keys(codes))
+        if (keys[1:] == keys[:-1]).any():
             raise ArtifactError("SidTable: two items share a semantic ID; assign unique IDs first")
 
     @property

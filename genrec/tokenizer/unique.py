@@ -7,8 +7,9 @@ Two methods, one placement:
   level (a full node sends them to the next nearest code of the level before, and so on up).
 
 The items nearest to a leaf's centroid stay; ties go to the lower index, so the result does not depend on
-chance. All steps are array operations over the items that must move, in chunks, so a million items with
-many collisions stay near-linear in time and bounded in memory.
+chance. All steps are array operations over the items that must move, in chunks; which leaves are taken is asked
+of sorted keys, so no round looks at the whole catalog. A million items with many collisions stay near-linear
+in time and bounded in memory.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genrec.errors import SettingsError
+from genrec.tokenizer.trie import row_keys
 
 Codes = NDArray[np.int32]
 IntArray = NDArray[np.int64]
@@ -84,14 +86,13 @@ def place(
     if len(codes) > leaves:
         raise _too_small(level_sizes, len(codes))
     crowded = _crowded(codes, capacity, n_old)
-    staying = np.ones(len(codes), dtype=bool)
-    staying[crowded] = False
+    leaves = _Leaves(np.delete(codes, crowded, axis=0))
 
     def seek(rows: IntArray, level: int) -> IntArray:
         """Try all codes from ``level`` down, nearest first; returns the rows that found no room."""
         if level == n_levels - 1:
-            return _settle(codes, staying, rows, level_sizes, capacity, distances)
-        order = np.argsort(distances(rows, codes[rows], level), axis=1, kind="stable")
+            return _settle(codes, leaves, rows, level_sizes, capacity, distances)
+        order = _nearest_first(rows, codes, level, level_sizes[level], distances)
         for turn in range(level_sizes[level]):
             if not len(rows):
                 break
@@ -124,9 +125,47 @@ def _crowded(codes_NL: Codes, capacity: int, n_old: int) -> IntArray:
     return np.flatnonzero(over)
 
 
+def _nearest_first(rows: IntArray, codes_NL: Codes, level: int, size: int, distances: Distances) -> NDArray[np.integer]:
+    """int [M, V], the codes of a level by rising distance; small integers, for M may be large."""
+    order_MV = np.empty((len(rows), size), dtype=np.int16 if size < 2**15 else np.int32)
+    for begin in range(0, len(rows), CHUNK):
+        part = rows[begin : begin + CHUNK]
+        order_MV[begin : begin + CHUNK] = np.argsort(distances(part, codes_NL[part], level), axis=1, kind="stable")
+    return order_MV
+
+
+class _Leaves:
+    """How many items each leaf holds: the codes of all settled items, as sorted keys.
+
+    Those who never move are sorted once; those who settle later are merged into a list of their own.
+    """
+
+    def __init__(self, codes_NL: Codes) -> None:
+        self._fixed = np.sort(row_keys(codes_NL))
+        self._later = self._fixed[:0]
+
+    def add(self, codes_ML: Codes) -> None:
+        """Items that have settled."""
+        keys = np.sort(row_keys(codes_ML))
+        self._later = np.insert(self._later, np.searchsorted(self._later, keys), keys)
+
+    def taken(self, prefixes_PL: Codes, size: int) -> IntArray:
+        """int64 [P * V], items at each leaf below distinct prefixes (rows of codes whose last one does not count)."""
+        first, beyond = prefixes_PL.copy(), prefixes_PL.copy()
+        first[:, -1], beyond[:, -1] = 0, size
+        taken = np.zeros(len(prefixes_PL) * size, dtype=np.int64)
+        for keys in (self._fixed, self._later):
+            begin, end = np.searchsorted(keys, row_keys(first)), np.searchsorted(keys, row_keys(beyond))
+            held = end - begin
+            at = np.arange(held.sum()) + np.repeat(begin - np.cumsum(held) + held, held)
+            last = keys[at].view(">i4").reshape(len(at), prefixes_PL.shape[1])[:, -1]
+            taken += np.bincount(np.repeat(np.arange(len(held)), held) * size + last, minlength=len(taken))
+        return taken
+
+
 def _settle(
     codes_NL: Codes,
-    staying_N: NDArray[np.bool_],
+    leaves: _Leaves,
     movers: IntArray,
     level_sizes: tuple[int, ...],
     capacity: int,
@@ -134,25 +173,23 @@ def _settle(
 ) -> IntArray:
     """Give movers the nearest free last code below their prefix; returns those whose prefix is full.
 
-    Writes into ``codes_NL`` and ``staying_N``.
+    Writes into ``codes_NL`` and ``leaves``.
     """
     last, size = codes_NL.shape[1] - 1, level_sizes[-1]
-    prefix_N = prefix_groups(codes_NL, last)
-    movers = movers[np.argsort(prefix_N[movers], kind="stable")]
+    prefixes_ML = codes_NL[movers]
+    prefixes_ML[:, last] = 0
+    order = np.argsort(row_keys(prefixes_ML), kind="stable")
+    movers, prefixes_ML = movers[order], prefixes_ML[order]
     left: list[IntArray] = []
     for begin in range(0, len(movers), CHUNK):
-        rows = movers[begin : begin + CHUNK]
-        prefixes, local_M = np.unique(prefix_N[rows], return_inverse=True)
-        slot_N = np.full(int(prefix_N.max()) + 1, -1, dtype=np.int64)
-        slot_N[prefixes] = np.arange(len(prefixes))
-        near = np.flatnonzero(staying_N & (slot_N[prefix_N] >= 0))
-        taken = np.bincount(slot_N[prefix_N[near]] * size + codes_NL[near, last], minlength=len(prefixes) * size)
-        free = capacity - taken
+        rows, prefixes = movers[begin : begin + CHUNK], prefixes_ML[begin : begin + CHUNK]
+        _, first, local_M = np.unique(row_keys(prefixes), return_index=True, return_inverse=True)
+        free = capacity - leaves.taken(prefixes[first], size)
         preference_MV = distances(rows, codes_NL[rows], last)
         code_M = _proposals(preference_MV, local_M.reshape(-1), free, size)
         done = code_M >= 0
         codes_NL[rows[done], last] = code_M[done]
-        staying_N[rows[done]] = True
+        leaves.add(codes_NL[rows[done]])
         left.append(rows[~done])
     return np.sort(np.concatenate(left)) if left else np.empty(0, dtype=np.int64)
 

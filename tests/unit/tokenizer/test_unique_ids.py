@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from genrec.errors import SettingsError
-from genrec.tokenizer.unique import place, prefix_groups, ranks, with_collision_code
+from genrec.tokenizer.trie import row_keys
+from genrec.tokenizer.unique import _Leaves, place, prefix_groups, ranks, with_collision_code
 
 
 def distance_table(n_items, sizes, seed):
@@ -105,3 +106,25 @@ def test_collision_codes_count_up_and_go_on_for_new_items(leaves, n_old):
     for leaf in set(leaves):
         assert both[codes[:, 0] == leaf, 1].tolist() == list(range(leaves.count(leaf)))
     assert np.array_equal(ranks(codes[:, 0].astype(np.int64)), both[:, 1])
+
+
+@given(problems(), st.integers(1, 4))
+@settings(max_examples=100, deadline=None)
+def test_leaves_count_the_items_below_each_prefix(problem, pieces):
+    codes, sizes, _, _ = problem
+    settled = np.array_split(codes, pieces)
+    leaves = _Leaves(settled[0])
+    for part in settled[1:]:
+        leaves.add(part)
+    prefixes = np.unique(codes[:, :-1], axis=0)
+    asked = np.column_stack([prefixes, np.full(len(prefixes), sizes[-1] - 1)]).astype(np.int32)
+    expected = [
+        int((codes == [*prefix, last]).all(axis=1).sum()) for prefix in prefixes.tolist() for last in range(sizes[-1])
+    ]
+    assert leaves.taken(asked, sizes[-1]).tolist() == expected
+
+
+@given(st.lists(st.lists(st.integers(0, 2**31 - 1), min_size=3, max_size=3), min_size=1, max_size=20))
+def test_keys_sort_as_rows_do(rows):
+    codes = np.asarray(rows, dtype=np.int32)
+    assert codes[np.argsort(row_keys(codes), kind="stable")].tolist() == sorted(rows)
