@@ -6,14 +6,14 @@ import argparse
 import shlex
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 
 from genrec.config import Cell, GridSettings, grid_cells, load_grids
-from genrec.errors import GenrecError, SettingsError
+from genrec.errors import DataError, GenrecError, SettingsError
 from genrec.progress import StageProgress
 
 if TYPE_CHECKING:
@@ -52,50 +52,68 @@ def run_grids(options: argparse.Namespace, overrides: list[str], console: Consol
     for name in names:
         if name not in known:
             raise SettingsError(f"grid {name!r} is not in the file; it has: {', '.join(known) or 'none'}")
+    runs, failed = _runs(names, known, options, overrides)
     began = time.monotonic()
 
     def out_of_time() -> bool:
         minutes = options.max_minutes
         return minutes is not None and time.monotonic() - began >= minutes * 60
 
-    failed = [cell for name in names for cell in _run_grid(name, known[name], options, overrides, console, out_of_time)]
+    for run, chosen in runs:
+        if options.dry_run:
+            _list(run, chosen, console)
+        else:
+            failed += _run_grid(run, chosen, _command(options, run.name, overrides), console, out_of_time)
     if failed:
-        told = "\n".join(f"  {cell}" for cell in failed)
+        told = "\n".join(f"  {each}" for each in failed)
         raise GenrecError(f"failed, all others done; the same command tries again:\n{told}")
 
 
-def _run_grid(
-    name: str,
-    grid: GridSettings,
-    options: argparse.Namespace,
-    overrides: list[str],
-    console: Console,
-    out_of_time: Callable[[], bool],
-) -> list[str]:
-    """Run one grid; the failed cells with their errors."""
-    from genrec.evaluation.grid_report import HTML, rich_table, sheets, write_grid
+def _runs(
+    names: list[str], known: Mapping[str, GridSettings], options: argparse.Namespace, overrides: list[str]
+) -> tuple[list[tuple[GridRun, list[Cell]]], list[str]]:
+    """Each grid with its chosen cells, and what keeps grids from being run: data that are not there.
+
+    All definitions are looked at before the first cell is run; a wrong one ends the command. Absent data do so only
+    if no other grid was asked for.
+    """
     from genrec.stages.grid import GridRun
+
+    reporter, runs, failed = StageProgress(), [], []
+    for name in names:
+        cells = grid_cells(name, known[name], options.config, overrides=overrides)
+        try:
+            run = GridRun(name, known[name], cells, reporter=reporter)
+        except DataError as error:
+            if len(names) == 1:
+                raise
+            failed.append(f"grid {name}: {error}")
+            continue
+        runs.append((run, run.select(options.arms, options.seeds)))
+    return runs, failed
+
+
+def _run_grid(
+    run: GridRun, chosen: list[Cell], command: str, console: Console, out_of_time: Callable[[], bool]
+) -> list[str]:
+    """Run one grid, write its tables after every cell and print them; the failed cells with their errors."""
+    from genrec.evaluation.grid_report import HTML, rich_table, sheets, write_grid
     from genrec.stages.grid_results import grid_report
 
     messages = Console(stderr=True, highlight=False)
-    cells = grid_cells(name, grid, options.config, overrides=overrides)
-    run = GridRun(name, grid, cells, reporter=StageProgress(messages))
-    chosen = run.select(options.arms, options.seeds)
-    if options.dry_run:
-        _list(run, chosen, console)
-        return []
     waiting = [cell for cell in chosen if not run.done(cell)]
 
     def begun(cell: Cell) -> None:
-        messages.print(f"cell {waiting.index(cell) + 1} of {len(waiting)}: {cell.arm}, seed {cell.seed}")
+        place = f"cell {waiting.index(cell) + 1} of {len(waiting)}"
+        messages.print(f"{run.name}, {place}: {cell.arm}, seed {cell.seed}", markup=False)
 
     def ended(cell: Cell) -> None:
         if cell.name in run.errors:
             messages.print(f"failed: {run.errors[cell.name]}", markup=False)
-        write_grid(run.folder, grid_report(run, _command(options, name, overrides)))
+        write_grid(run.folder, grid_report(run, command))
 
     run.run(chosen, out_of_time=out_of_time, begun=begun, ended=ended)
-    report = grid_report(run, _command(options, name, overrides))
+    report = grid_report(run, command)
     write_grid(run.folder, report)
     for sheet in sheets(report):
         console.print(rich_table(sheet))

@@ -28,7 +28,7 @@ class ArmSettings(Section):
 
     about: str = ""
     overrides: dict[str, Any] = Field({}, description="settings over the grid's, as a tree of sections")
-    against: str | None = Field(None, description="the arm it is compared with; none: the grid's control")
+    against: tuple[str, ...] | None = Field(None, description="arms it is compared with; none: the grid's control")
 
 
 class GridSettings(Section):
@@ -49,14 +49,15 @@ class GridSettings(Section):
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds: {list(self.seeds)} names one twice")
         for name, arm in self.arms.items():
-            if arm.against is not None and (arm.against not in self.arms or arm.against == name):
-                raise ValueError(f"arms.{name}.against: {arm.against!r} is not another arm; there are: {known}")
+            for other in arm.against or ():
+                if other not in self.arms or other == name:
+                    raise ValueError(f"arms.{name}.against: {other!r} is not another arm; there are: {known}")
         return self
 
-    def against(self, arm: str) -> str | None:
-        """The arm that ``arm`` is compared with; None for one that is only compared with."""
+    def against(self, arm: str) -> tuple[str, ...]:
+        """The arms that ``arm`` is compared with; none for one that is only compared with."""
         own = self.arms[arm].against
-        return own if own is not None else (self.control if arm != self.control else None)
+        return own if own is not None else ((self.control,) if arm != self.control else ())
 
 
 @dataclass(frozen=True)

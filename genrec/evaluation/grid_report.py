@@ -21,6 +21,7 @@ from genrec.evaluation.metrics import MetricRow
 from genrec.evaluation.significance import Difference
 from genrec.evaluation.tables import SEGMENTS, headline_metrics, label
 
+SHOWN = (*SEGMENTS, "tail-literature")
 JSON, MARKDOWN, HTML = "grid.json", "grid.md", "grid.html"
 SCHEMA = 1
 
@@ -142,7 +143,7 @@ def rich_table(sheet: Sheet) -> Table:
 def _results(report: GridReport) -> Sheet:
     metrics = headline_metrics(report.rows)
     found = {(row.model, row.segment, row.metric): row for row in report.rows}
-    columns = [(s, m) for s in SEGMENTS for m in metrics if any(row.segment == s for row in report.rows)]
+    columns = [(s, m) for s in SHOWN for m in metrics if any(row.segment == s for row in report.rows)]
     lines = []
     for model in dict.fromkeys(row.model for row in report.rows):
         rows = [found.get((model, *column)) for column in columns]
@@ -151,7 +152,8 @@ def _results(report: GridReport) -> Sheet:
         lines.append([model, str(seeds) if seeds else "—", *texts])
     note = (
         f"Test targets, full ranking, weights by early stopping. Mean over seeds and users, {_percent(report)} "
-        "interval over seeds and users; head and tail by the rule of data.head_rule."
+        "interval over seeds and users. Head and tail by data.head_rule; tail-literature by counts over all "
+        "interactions."
     )
     return Sheet(
         f"{report.name}: {report.dataset}", note, ["model", "seeds", *(f"{s} {label(m)}" for s, m in columns)], lines
@@ -172,7 +174,7 @@ def _differences(report: GridReport) -> Sheet:
             "—" if d.relative_by_seeds is None else _signed(d.relative_by_seeds, ".1%"),
         ]
         for d in report.differences
-        if d.segment in SEGMENTS
+        if d.segment in SHOWN
     ]
     note = (
         "Paired bootstrap. Over users: metrics averaged over the seeds, users resampled. Over seeds and users: seeds "
@@ -185,7 +187,7 @@ def _differences(report: GridReport) -> Sheet:
 def _baselines(report: GridReport) -> Sheet:
     found = {(d.model, d.segment, d.against): d for d in report.against_baselines}
     lines = []
-    for model, segment in dict.fromkeys((m, s) for m, s, _ in found if s in SEGMENTS):
+    for model, segment in dict.fromkeys((m, s) for m, s, _ in found if s in SHOWN):
         mine = [found.get((model, segment, baseline)) for baseline in report.baselines]
         lines.append([model, segment, *(f"{d.difference:+.4f} {_signed(d.by_seeds)}" if d else "" for d in mine)])
     metric = label(report.against_baselines[0].metric) if report.against_baselines else ""

@@ -159,9 +159,17 @@ def top_items(scores_BN: NDArray[np.float32], k: int) -> tuple[NDArray[np.int64]
 
 
 def segments_of(interactions: Interactions, targets: NDArray[np.int64]) -> dict[str, NDArray[np.bool_]]:
-    """Membership of each target: head, tail (all that is not head) and cold (never in training)."""
+    """Membership of each target: head, tail (all that is not head) and cold (never in training).
+
+    Head and tail follow the data set's rule (`data.head_rule`). "head-literature" and "tail-literature" follow the
+    papers' rule whatever that is: as many head items, by counts over all interactions, test targets too.
+    """
     head = interactions.head_items[targets]
-    return {"head": head, "tail": ~head, "cold": interactions.train_counts[targets] == 0}
+    counts = np.bincount(interactions.items, minlength=interactions.n_items)
+    popular = np.argsort(-counts, kind="stable")[: int(interactions.head_items.sum())]
+    published = np.isin(targets, popular[counts[popular] > 0])
+    cold = interactions.train_counts[targets] == 0
+    return {"head": head, "tail": ~head, "cold": cold, "head-literature": published, "tail-literature": ~published}
 
 
 def save_frame(frame: EvalFrame, path: Path) -> None:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from genrec.artifacts import read_manifest
 from genrec.bundle import served_model
@@ -62,7 +61,7 @@ def grid_report(run: GridRun, command: str) -> GridReport:
     bootstrap = Bootstrap(
         {name: list(group.values()) for name, group in everyone.items()}, metrics, settings.evaluation
     )
-    pairs = [(arm, other) for arm in arms if (other := run.grid.against(arm)) and bootstrap.comparable(arm, other)]
+    pairs = [(arm, other) for arm in arms for other in run.grid.against(arm) if bootstrap.comparable(arm, other)]
     segments = bootstrap.segments
     return replace(
         report,
@@ -72,11 +71,6 @@ def grid_report(run: GridRun, command: str) -> GridReport:
         against_baselines=_against_baselines(bootstrap, list(arms), list(baselines), metrics[-1]),
         matched=[entry for a, b in pairs for s in SEGMENTS if (entry := _matched(run, a, b, s)) is not None],
     )
-
-
-def answer(settings: Settings, names: Mapping[str, Any]) -> str:
-    """The frame that speaks for an arm: its whole system, else the bare host."""
-    return served_model(settings.model.backbone, names)
 
 
 def _metrics(settings: Settings) -> list[str]:
@@ -97,7 +91,7 @@ def _frames(run: GridRun) -> tuple[Frames, Frames]:
         if path is None:
             continue
         files = {file.stem: file for file in sorted((path / FRAMES).glob("*.parquet"))}
-        spoken = load_frame(files[answer(cell.settings, files)])
+        spoken = load_frame(files[served_model(cell.settings.model.backbone, files)])
         arms.setdefault(cell.arm, {})[cell.seed] = replace(spoken, model=cell.arm, seed=cell.seed, scores=None)
         if _same_baselines(cell.settings, controls[cell.seed].settings):
             for name in BASELINES:

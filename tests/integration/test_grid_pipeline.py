@@ -58,11 +58,11 @@ def test_a_grid_from_dry_run_to_tables(config, capsys):
 
     assert grid(config, "--seeds", "0") == 0
     told = capsys.readouterr()
-    assert "cell 3 of 3: language, seed 0" in told.err
+    assert "tiny, cell 3 of 3: language, seed 0" in told.err
     assert "3 of 6 cells are done." in told.out
 
     assert grid(config) == 0
-    assert "cell 1 of 3: bare, seed 1" in capsys.readouterr().err
+    assert "tiny, cell 1 of 3: bare, seed 1" in capsys.readouterr().err
     report = json.loads((config.parent / "runs" / "tiny" / "grid.json").read_text())
     assert {cell["state"] for cell in report["cells"]} == {"done"}
     assert report["baselines"] == ["popularity", "item-knn", "user-knn", "item-knn+user-knn", "sasrec"]
@@ -101,6 +101,20 @@ def test_an_unchanged_grid_makes_nothing(config, capsys):
     assert grid(config) == 0
     assert "cell" not in capsys.readouterr().err
     assert {path: path.stat().st_mtime_ns for path in artifacts.rglob("manifest.json")} == before
+
+
+def test_a_grid_without_data_keeps_no_other_from_being_listed(config, capsys):
+    tree = yaml.safe_load(config.read_text())
+    absent = {**tree["grids"]["tiny"], "overrides": {"data": {"path": str(config.with_name("absent"))}}}
+    tree["grids"] = {"absent": absent, **tree["grids"]}
+    other = config.with_name("absent.yaml")
+    other.write_text(yaml.safe_dump(tree, sort_keys=False))
+    assert main(["grid", "all", "--dry-run", "--config", str(other)]) == 2
+    told = capsys.readouterr()
+    assert "failed, all others done; the same command tries again:\n  grid absent: " in told.err
+    assert "tiny.bare.0" in told.out
+    assert main(["grid", "absent", "--dry-run", "--config", str(other)]) == 2
+    assert "genrec grid: " in capsys.readouterr().err
 
 
 def test_a_failing_arm_is_told_at_the_end_and_by_the_exit_code(config, capsys):

@@ -34,7 +34,7 @@ def test_cells_are_merged_in_order_and_seeds_come_one_after_another(written):
     path = written(
         preset="small",
         overrides={"training": {"batch_size": 4}},
-        arms={**ARMS, "long": {"overrides": {"training": {"epochs": 7}}, "against": "language"}},
+        arms={**ARMS, "long": {"overrides": {"training": {"epochs": 7}}, "against": ["language"]}},
     )
     grid = load_grids(path)["first"]
     cells = grid_cells("first", grid, path, overrides=["model.dropout=0.3"])
@@ -45,7 +45,7 @@ def test_cells_are_merged_in_order_and_seeds_come_one_after_another(written):
     last = cells[-1].settings
     assert (last.model.d_model, last.training.epochs, last.training.batch_size) == (16, 7, 4)
     assert (last.model.dropout, last.run.seed, last.run.name) == (0.3, 5, "first.long.5")
-    assert [grid.against(arm) for arm in grid.arms] == [None, "bare", "language"]
+    assert [grid.against(arm) for arm in grid.arms] == [(), ("bare",), ("language",)]
 
 
 def test_grids_are_no_part_of_the_settings(written):
@@ -68,7 +68,7 @@ def test_grids_are_no_part_of_the_settings(written):
         ({"seeds": [1, 1]}, "grids.first.seeds: [1, 1] names one twice"),
         ({"seeds": [-1]}, "grids.first.seeds.0: Input should be greater than or equal to 0 (got -1)"),
         (
-            {"arms": {"bare": {}, "x": {"against": "y"}}},
+            {"arms": {"bare": {}, "x": {"against": ["y"]}}},
             "grids.first.arms.x.against: 'y' is not another arm; there are: bare, x",
         ),
         ({"arms": {"bare": {}, "a b": {}}}, "grids.first.arms: 'a b' is no name; use letters, digits"),

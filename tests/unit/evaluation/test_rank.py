@@ -11,10 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from genrec.config import EvaluationSettings, ItemKNNSettings
+from genrec.data.filtering import head_items
 from genrec.data.interactions import Interactions
 from genrec.errors import ArtifactError
 from genrec.evaluation.frame import EvalFrame
-from genrec.evaluation.rank import load_frame, rank_dense, rank_generative, save_frame, top_items
+from genrec.evaluation.rank import load_frame, rank_dense, rank_generative, save_frame, segments_of, top_items
 from genrec.evaluation.tuning import tune_item_knn
 from genrec.models.item_knn import ItemKNN
 from genrec.models.popularity import Popularity
@@ -85,7 +86,19 @@ def test_exclude_removes_the_whole_history_even_beyond_the_window():
         "head": [True, False],
         "tail": [False, True],
         "cold": [True, False],
+        "head-literature": [True, True],  # items 0 and 5 occur twice, all others once
+        "tail-literature": [False, False],
     }
+
+
+@pytest.mark.parametrize("draw", range(5))
+def test_the_literatures_segments_are_those_of_its_rule_for_the_whole_data_set(draw):
+    data = random_data(draw)
+    found = segments_of(data, np.arange(data.n_items))
+    by_rule = head_items(np.bincount(data.items, minlength=data.n_items), 2 / data.n_items)
+    assert found["head-literature"].tolist() == by_rule.tolist()
+    assert found["tail-literature"].tolist() == (~by_rule).tolist()
+    assert found["head"].tolist() == data.head_items.tolist()
 
 
 def test_a_target_that_was_seen_before_is_a_miss_under_exclude():
