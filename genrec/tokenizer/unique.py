@@ -82,8 +82,8 @@ def place(
     """
     codes = codes_NL.copy()
     n_levels = codes.shape[1]
-    leaves = float(np.prod(np.asarray(level_sizes, dtype=np.float64))) * capacity
-    if len(codes) > leaves:
+    room = float(np.prod(np.asarray(level_sizes, dtype=np.float64))) * capacity
+    if len(codes) > room:
         raise _too_small(level_sizes, len(codes))
     crowded = _crowded(codes, capacity, n_old)
     leaves = _Leaves(np.delete(codes, crowded, axis=0))
