@@ -26,8 +26,11 @@ from typing import Any
 from benchmarks.common import ROOT, say
 from benchmarks.scale_data import USERS_AN_ITEM
 
-GROWING = ("prepare", "embed", "embed-cached", "residual-kmeans", "rq-vae", "unique", "sid-table", "worker")
-CONSTANT = ("minilm", "train")
+ORDER = (
+    *("prepare", "embed", "embed-cached", "residual-kmeans", "sid-table", "worker", "train"),
+    *("unique", "rq-vae", "minilm"),
+)
+GROWING = tuple(phase for phase in ORDER if phase not in ("train", "minilm"))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     from benchmarks.scale_phases import add_options
 
     parser.add_argument("--items", type=int, nargs="+", default=[100_000, 1_000_000], help="sizes of the catalog")
-    parser.add_argument("--phases", nargs="+", choices=(*GROWING, *CONSTANT), help="only these (files of earlier ones)")
+    parser.add_argument("--phases", nargs="+", choices=ORDER, help="only these (files of earlier ones)")
     parser.add_argument(
         "--folder", type=Path, help="keep the files here (else a temporary folder); raw files are reused"
     )
@@ -68,12 +71,12 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _size(args: argparse.Namespace, folder: Path, items: int, *, smallest: bool) -> dict[str, dict[str, Any]]:
-    phases = args.phases or (*GROWING, *CONSTANT)
+    phases = args.phases or ORDER
     if not (folder / "raw" / "log.parquet").is_file():
         _phase(args, folder, items, "write")
     found = {}
-    for phase in (*GROWING, *CONSTANT):
-        if phase not in phases or (phase == "minilm" and not smallest):
+    for phase in ORDER:
+        if phase not in phases or (phase == "minilm" and not (smallest and args.minilm)):
             continue
         if phase in ("embed", "train"):
             shutil.rmtree(folder / ("cache" if phase == "embed" else "training"), ignore_errors=True)
