@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from genrec.decoding.mixture import ItemMixture
-from genrec.decoding.trie_tensors import NO_NODE, TrieTensors, child_log_probs, contained
+from genrec.decoding.trie_tensors import NO_NODE, Children, TrieTensors, child_log_probs, contained
 from genrec.errors import SettingsError
 from genrec.models.contracts import PAD_ITEM, Backbone, Batch, Memory
 from genrec.tokenizer.sid_table import PAD_TOKEN
@@ -97,61 +97,94 @@ def generate(
         scores = torch.zeros(root.shape, device=root.device)
         if dead_LBS is not None:  # a dead node stands there once for each of its items
             scores[(dead_LBS[0] != NO_NODE).sum(dim=1) == backbone.sid_table.n_items] = -torch.inf
-        state = _Beams(root, torch.zeros_like(scores), scores, root)
+        state = _Beams(root, scores, scores, root)
         for depth in range(backbone.sid_table.n_levels):
-            active = _open_beams(state, trie)
-            if active is None:
+            active = _open_beams(state, trie) if depth else None
+            if active is not None and active.shape[1] == 0:
                 break
-            nodes = state.nodes_BK.gather(1, active)
+            nodes, generated = state.nodes_BK, state.generated_BK
+            if active is not None:
+                nodes, generated = nodes.gather(1, active), generated.gather(1, active)
             if depth:
-                cache.reorder(state.slots_BK.gather(1, active))
+                cache.reorder(state.slots_BK if active is None else state.slots_BK.gather(1, active))
             tokens = trie.token[nodes] if depth else torch.full_like(nodes, PAD_TOKEN)
             children = trie.children(nodes, depth)
-            closed = ~children.valid_BKC | ~state.scores_BK.gather(1, active).isfinite()[..., None]
-            if dead_LBS is not None:
-                gone = contained(children.nodes_BKC.flatten(1), dead_LBS[depth])
-                closed |= gone.view_as(closed)
-            log_probs = child_log_probs(backbone.step(tokens, cache), children)
-            generated = state.generated_BK.gather(1, active)[..., None] + log_probs
+            generated = generated[..., None] + child_log_probs(backbone.step(tokens, cache), children)
             scores = generated if mixture is None else mixture.log_probs(generated, children.nodes_BKC, trie)
-            scores = scores.masked_fill(closed, -torch.inf)
-            state = _best(state, active, children.nodes_BKC, generated, scores, beams)
+            closed = _closed(state, active, children, dead_LBS, depth, ranked_by_itself=mixture is None)
+            if closed is not None:
+                scores = scores.masked_fill(closed, -torch.inf)
+            state = _best(state, active, children.nodes_BKC, None if mixture is None else generated, scores, beams)
     return _ranked(state, trie, k)
 
 
 def _open_beams(state: _Beams, trie: TrieTensors) -> Tensor | None:
-    """int64 [B, A]: the beams that need a further code, as many a row as the row with most; None: none."""
-    is_open = (trie.n_leaves[state.nodes_BK] > 1) & state.scores_BK.isfinite()
+    """int64 [B, A]: the beams that need a further code, as many a row as the row with most; None: all beams."""
+    is_open = (trie.n_leaves[state.nodes_BK] > 1).logical_and_(state.scores_BK != -torch.inf)
     n_open = int(is_open.sum(dim=1).max())
-    if n_open == 0:
+    if n_open == is_open.shape[1]:
         return None
     return is_open.byte().argsort(dim=1, descending=True, stable=True)[:, :n_open]
 
 
+def _closed(
+    state: _Beams,
+    active: Tensor | None,
+    children: Children,
+    dead_LBS: Tensor | None,
+    depth: int,
+    *,
+    ranked_by_itself: bool,
+) -> Tensor | None:
+    """bool [B, A, C], the children that no beam may enter and whose score does not say so; None: there are none."""
+    closed: Tensor | None = None
+    if dead_LBS is not None:
+        closed = contained(children.nodes_BKC.flatten(1), dead_LBS[depth]).view(children.nodes_BKC.shape)
+    if ranked_by_itself:  # what is no child, or a child of no beam, has probability zero already
+        return closed
+    parents = state.scores_BK if active is None else state.scores_BK.gather(1, active)
+    barred = (parents == -torch.inf)[..., None] | ~children.valid_BKC
+    return barred if closed is None else closed | barred
+
+
 def _best(
-    state: _Beams, active_BA: Tensor, nodes_BAC: Tensor, generated_BAC: Tensor, scores_BAC: Tensor, beams: int
+    state: _Beams,
+    active: Tensor | None,
+    nodes_BAC: Tensor,
+    generated_BAC: Tensor | None,
+    scores_BAC: Tensor,
+    beams: int,
 ) -> _Beams:
-    """The best beams among the children of the active beams and the beams that stay where they are."""
+    """The best beams among the children of the active beams and the beams that stay where they are.
+
+    ``active`` is None where none stays, ``generated_BAC`` is None where it is what beams are ranked by.
+    """
     width = nodes_BAC.shape[2]
-    staying = state.scores_BK.scatter(1, active_BA, -torch.inf)
-    scores_BX = torch.cat([scores_BAC.flatten(1), staying], dim=1)
-    nodes_BX = torch.cat([nodes_BAC.flatten(1), state.nodes_BK], dim=1)
-    generated_BX = torch.cat([generated_BAC.flatten(1), state.generated_BK], dim=1)
-    best = scores_BX.topk(min(beams, scores_BX.shape[1]), dim=1)
-    # A beam that stays is finished and never decoded again: any slot will do.
-    slots = (best.indices // width).clamp(max=active_BA.shape[1] - 1)
-    places = best.indices
-    return _Beams(nodes_BX.gather(1, places), generated_BX.gather(1, places), best.values, slots)
+    n_active = nodes_BAC.shape[1]
+    scores_BX, nodes_BX = scores_BAC.flatten(1), nodes_BAC.flatten(1)
+    generated_BX = None if generated_BAC is None else generated_BAC.flatten(1)
+    if active is not None:
+        staying = state.scores_BK.scatter(1, active, -torch.inf)
+        scores_BX = torch.cat([scores_BX, staying], dim=1)
+        nodes_BX = torch.cat([nodes_BX, state.nodes_BK], dim=1)
+        if generated_BX is not None:
+            generated_BX = torch.cat([generated_BX, state.generated_BK], dim=1)
+    scores, places = scores_BX.topk(min(beams, scores_BX.shape[1]), dim=1)
+    slots = places // width
+    if active is not None:  # a beam that stays is finished and never decoded again: any slot will do
+        slots.clamp_(max=n_active - 1)
+    generated = scores if generated_BX is None else generated_BX.gather(1, places)
+    return _Beams(nodes_BX.gather(1, places), generated, scores, slots)
 
 
 def _ranked(state: _Beams, trie: TrieTensors, k: int) -> Ranked:
-    best = state.scores_BK.topk(min(k, state.scores_BK.shape[1]), dim=1)
-    items = trie.leaf_item[trie.leaf_begin[state.nodes_BK.gather(1, best.indices)]]
-    items = items.masked_fill(best.values.isinf(), PAD_ITEM)
-    missing = (0, k - items.shape[1])
-    return Ranked(
-        functional.pad(items, missing, value=PAD_ITEM), functional.pad(best.values, missing, value=-torch.inf)
-    )
+    """The first k beams, which are in order."""
+    scores = state.scores_BK[:, :k]
+    items = trie.leaf_item[trie.leaf_begin[state.nodes_BK[:, :k]]].masked_fill_(scores == -torch.inf, PAD_ITEM)
+    if scores.shape[1] == k:
+        return Ranked(items, scores)
+    missing = (0, k - scores.shape[1])
+    return Ranked(functional.pad(items, missing, value=PAD_ITEM), functional.pad(scores, missing, value=-torch.inf))
 
 
 @contextmanager

@@ -6,7 +6,8 @@ products read them, a residual sum is part of the product that ends its branch, 
 the first layers, which depend on the token alone, are rows of a table. The numbers are those of
 :class:`~genrec.models.tiger.Tiger` but for rounding; docs/benchmarks.md has the measurement.
 
-A fold is a copy of the weights; :meth:`Folded.holds` says whether the model has changed since.
+A fold is a copy of the weights. A model drops it in training mode, wherever a gradient may be asked for and when
+weights are loaded; :meth:`Folded.holds` finds the changes besides, but for those through ``weight.data``.
 
 Shape letters: genrec/models/contracts.py; I = H * d, X = B * K rows of a step.
 """
@@ -15,12 +16,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from genrec.models.attention import Packing, additive
+from genrec.models.attention import Packing, RMSNorm, additive
 from genrec.models.blocks import Decoder, Encoder
 
 LARGEST_TABLE = 2**23
@@ -131,6 +133,7 @@ class Folded:
         weights += [weight for weight in (embedding, head) if isinstance(weight, nn.Parameter)]
         with torch.inference_mode(False), torch.no_grad():
             width = embedding.shape[1]
+            layers: list[Any] = list(decoder.layers)
             shape = (len(decoder.layers), 2 * decoder.inner, width)
             read = decoder.memory_keys_values.weight.view(shape)
             folded = cls(
@@ -146,7 +149,7 @@ class Folded:
                         cross_out=_laid(layer.cross.out.weight),
                         keys_values=_laid(into),
                     )
-                    for layer, into in zip(decoder.layers, read, strict=True)
+                    for layer, into in zip(layers, read, strict=True)
                 ],
                 encoder_norm=encoder.norm.weight * width**0.5,
                 head=_laid(head * (decoder.norm.weight * width**0.5)),
@@ -255,7 +258,7 @@ class Folded:
         return found
 
     def _over_itself(self, qkv: Tensor, bias: Tensor) -> Tensor:
-        """[B * T, I] from queries, keys and values [B, T, 3, H, d] and an additive bias [1 or B, H, T, T] or [H, T, T]."""
+        """[B * T, I] from queries, keys and values [B, T, 3, H, d] and an additive bias [(1 or B,) H, T, T]."""
         if qkv.shape[0] > 1:
             query, key, value = qkv.permute(2, 0, 3, 1, 4)
             return _attended(query, key, value, bias.expand(len(query), -1, -1, -1))
@@ -298,7 +301,7 @@ def _stamp(weights: Iterable[Tensor]) -> list[tuple[int, int]]:
     return [(weight.data_ptr(), weight._version) for weight in weights]
 
 
-def _matrices(layer: nn.Module) -> dict[str, Tensor]:
+def _matrices(layer: Any) -> dict[str, Tensor]:
     return {
         "qkv": _after(layer.attention_norm, layer.attention.qkv),
         "out": _laid(layer.attention.out.weight),
@@ -307,7 +310,7 @@ def _matrices(layer: nn.Module) -> dict[str, Tensor]:
     }
 
 
-def _after(norm: nn.Module, linear: nn.Module) -> Tensor:
+def _after(norm: RMSNorm, linear: nn.Linear) -> Tensor:
     """The matrix [in, out] of a linear layer, times the gain and the sqrt(D) of the norm before it."""
     return _laid(linear.weight * (norm.weight * norm.weight.shape[0] ** 0.5))
 

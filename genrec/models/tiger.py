@@ -75,7 +75,7 @@ class Tiger(Host):
             self.head = nn.Linear(settings.d_model, sid_table.vocab_size, bias=False)
             nn.init.normal_(self.head.weight)
         self._folded: Folded | None = None
-        self.register_load_state_dict_post_hook(_unfold)
+        self.register_load_state_dict_post_hook(_unfold)  # type: ignore[no-untyped-call]
 
     def train(self, mode: bool = True) -> Self:
         """See :meth:`torch.nn.Module.train`."""
@@ -149,7 +149,10 @@ class Tiger(Host):
 
     def _fold(self) -> Folded | None:
         """The weights arranged for inference on a CPU, or None where something else is asked."""
-        if self.training or torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"):
+        if self.training or torch.is_grad_enabled():
+            self._folded = None  # weights may be about to change, which fused optimizers do uncounted
+            return None
+        if torch.is_autocast_enabled("cpu"):
             return None
         if self._folded is None or not self._folded.holds():
             embedding = self._embedding.weight
