@@ -20,14 +20,14 @@ class LanguageView(nn.Module):
 
     Args:
         settings: shape of the encoder (that of the host).
-        embeddings_NE: float [N, E], frozen text embeddings of the catalog; kept out of the checkpoint.
+        embeddings_NE: float [N, E], frozen text embeddings of the catalog; kept out of the checkpoint. The very tensor
+            is kept, not a copy: one mapped from a file is shared by all workers of a node.
     """
 
     def __init__(self, settings: ModelSettings, embeddings_NE: Tensor) -> None:
         super().__init__()
         self.causal = settings.encoder_attention == "causal"
-        pad_1E = embeddings_NE.new_zeros(1, embeddings_NE.shape[1])
-        self.register_buffer("embeddings", torch.cat([embeddings_NE, pad_1E]).float(), persistent=False)
+        self.register_buffer("embeddings", embeddings_NE.float(), persistent=False)
         self.projection = nn.Linear(embeddings_NE.shape[1], settings.d_model)
         self.encoder = Encoder(settings)
 
@@ -35,8 +35,10 @@ class LanguageView(nn.Module):
         """The history as a memory of T states, one an item."""
         history_BT = batch.history_BT
         table: Tensor = self.embeddings  # type: ignore[assignment]
-        given_BTE = table[history_BT] if batch.language_BTE is None else batch.language_BTE
         mask_BT = history_BT != PAD_ITEM
+        given_BTE = batch.language_BTE
+        if given_BTE is None:
+            given_BTE = table[history_BT.clamp(min=0)] * mask_BT[..., None]
         item_T = torch.arange(history_BT.shape[1], device=history_BT.device)
         mask = (
             additive(item_T[None, :] <= item_T[:, None])[None, None]

@@ -11,8 +11,7 @@ from genrec.config import Settings, TrainingSettings
 from genrec.stages.stage import Context, Outcome
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+    from torch import Tensor
 
     from genrec.data.interactions import Interactions
     from genrec.models.sasrec import SasRec
@@ -58,7 +57,7 @@ class HostFactory:
         from genrec.genplugin.plugin import GenPlugin
         from genrec.training.plugin_task import PluginTask
 
-        embeddings_NE = torch.from_numpy(load_embeddings(self.tokenized))
+        embeddings_NE = load_embeddings(self.tokenized)
         plugin = GenPlugin(host, settings.model, settings.plugin, embeddings_NE)
         return PluginTask(plugin, settings.plugin, *common, causal=causal)
 
@@ -152,8 +151,8 @@ def _train(context: Context, factory: TaskFactory, training: TrainingSettings, s
     return Outcome(metrics=metrics, sid_version=sid_version)
 
 
-def load_embeddings(directory: Path) -> NDArray[np.float32]:
-    """float32 [N, E], the item embeddings that a tokenize artifact holds."""
-    from safetensors.numpy import load_file
+def load_embeddings(directory: Path) -> Tensor:
+    """float32 [N, E], the item embeddings that a tokenize artifact holds; mapped, so workers of a node share them."""
+    from safetensors.torch import load_file
 
     return load_file(directory / EMBEDDINGS)["embeddings"]

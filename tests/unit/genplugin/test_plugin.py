@@ -1,18 +1,22 @@
 """The plug-in around a host: off means off, what is shared is shared, the ID path is the host's."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import save_file
 
 from genrec.config import LossTerm, ModelSettings, PluginSettings, SubstitutionSettings
 from genrec.decoding import generate
+from genrec.genplugin.language_view import LanguageView
 from genrec.genplugin.losses import PLUGIN_LOSSES, plugin_terms
 from genrec.genplugin.plugin import GenPlugin, host_weights
 from genrec.losses import total_loss
 from genrec.models import build_backbone
 from genrec.models.contracts import Backbone, Batch
+from genrec.stages.training import EMBEDDINGS, load_embeddings
 from genrec.tokenizer.sid_table import SidTable
 
 N_ITEMS, WIDTH = 60, 12
@@ -130,3 +134,25 @@ def test_no_host_names_the_plugin() -> None:
     folder = Path(__file__).parents[3] / "genrec" / "models"
     naming = [path.name for path in folder.glob("*.py") if "genplugin" in path.read_text().lower().split('"""', 2)[-1]]
     assert naming == []
+
+
+def test_embeddings_are_kept_as_given_and_padding_reads_zeros() -> None:
+    """No copy of the catalog's embeddings: a mapped file stays mapped, so all workers of a node share it."""
+    table_NE = torch.randn(N_ITEMS, WIDTH, generator=torch.Generator().manual_seed(1))
+    view, batch = LanguageView(SHAPE, table_NE).eval(), _batch()
+    kept: torch.Tensor = view.embeddings  # type: ignore[assignment]
+    assert kept.data_ptr() == table_NE.data_ptr()
+    padded = torch.cat([table_NE, torch.zeros(1, WIDTH)])  # PAD_ITEM = -1 reads the last row
+    given = replace(batch, language_BTE=padded[batch.history_BT])
+    assert torch.equal(view.encode(batch).states_BTD, view.encode(given).states_BTD)
+
+
+def test_saved_embeddings_are_mapped_not_read(tmp_path: Path) -> None:
+    rows_NE = np.random.default_rng(0).random((50_000, 64), dtype=np.float32)
+    save_file({"embeddings": rows_NE}, tmp_path / EMBEDDINGS)
+    maps = Path("/proc/self/maps")
+    if not maps.is_file():
+        pytest.skip("mappings are listed on Linux only")
+    loaded = load_embeddings(tmp_path)
+    assert str(tmp_path / EMBEDDINGS) in maps.read_text()
+    assert np.array_equal(loaded.numpy(), rows_NE)
