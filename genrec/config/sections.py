@@ -232,6 +232,11 @@ class TrainingSettings(Section):
     gpus_per_worker: NonNegativeFloat = 0.0
     max_failures: NonNegativeInt = Field(3, description="worker failures survived before the run fails")
     batch_size: PositiveInt = Field(512, description="training targets a step, over all workers")
+    micro_batch: PositiveInt | None = Field(
+        None,
+        description="targets computed at a time, gradients added up (not deepspeed, nor losses that compare rows); "
+        "none: 128 on a CPU, whose caches that suits, and the worker's whole part on a GPU",
+    )
     epochs: PositiveInt = 200
     max_steps: PositiveInt | None = Field(None, description="stop after so many optimizer steps")
     max_minutes: PositiveFloat | None = Field(None, description="stop after so much wall time of training")
@@ -345,6 +350,7 @@ class EvaluationSettings(Section):
     beams: PositiveInt = Field(20, description="beam width, at least the largest cutoff")
     batch_size: PositiveInt = 64
     seen_items: Literal["exclude", "keep"] = "exclude"
+    exposure: bool = Field(False, description="measure the exposure bias of the generators, into exposure.json")
     bootstrap_samples: PositiveInt = 1000
     confidence: float = Field(0.95, gt=0.5, lt=1)
 

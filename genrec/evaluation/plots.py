@@ -15,6 +15,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from genrec.data.interactions import Interactions
+from genrec.evaluation.exposure import KINDS, Exposure
 from genrec.evaluation.frame import EvalFrame
 from genrec.evaluation.metrics import MetricRow
 from genrec.evaluation.tables import SEGMENTS, headline_metrics, label
@@ -83,6 +84,30 @@ def training_curves(curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
             if axes.lines:
                 axes.legend()
         return _svg(figure, "curves")
+
+
+def exposure_curves(measured: Sequence[Exposure]) -> str:
+    """Accuracy by code position, after true and own prefixes; and by the share of injected errors."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(9, 3), layout="constrained")
+        positions, errors = figure.subplots(1, 2)
+        for place, entry in enumerate(measured):
+            at = [p.position for p in entry.positions]
+            forced, own = [p.teacher_forced for p in entry.positions], [p.own_prefix for p in entry.positions]
+            positions.plot(at, forced, color=_colour(place), lw=1, marker=".", label=f"{entry.model}, true prefix")
+            positions.plot(at, own, color=_colour(place), lw=1, marker=".", ls="--", label=f"{entry.model}, own prefix")
+            for kind, style in zip(KINDS, ("-", ":"), strict=True):
+                points = [(p.share, p.accuracy) for p in entry.curve if p.kind == kind]
+                x, y = zip(*points, strict=True)
+                errors.plot(
+                    x, y, color=_colour(place), lw=1, marker=".", ls=style, label=f"{entry.model}, {kind} codes"
+                )
+        positions.set_xticks(sorted({p.position for entry in measured for p in entry.positions}))
+        for axes, label_x in ((positions, "code position"), (errors, "share of replaced input codes")):
+            axes.set_xlabel(label_x)
+            axes.set_ylabel("accuracy")
+            axes.legend()
+        return _svg(figure, "exposure")
 
 
 def codebook_use(table: SidTable) -> str:

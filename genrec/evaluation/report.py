@@ -12,9 +12,16 @@ import jinja2
 
 from genrec.config import Settings, resolved_yaml
 from genrec.data.interactions import Interactions, Split
+from genrec.evaluation.exposure import Exposure
 from genrec.evaluation.frame import EvalFrame
 from genrec.evaluation.metrics import MetricRow, PairedDifference
-from genrec.evaluation.plots import codebook_use, metric_bars, popularity_against_score, training_curves
+from genrec.evaluation.plots import (
+    codebook_use,
+    exposure_curves,
+    metric_bars,
+    popularity_against_score,
+    training_curves,
+)
 from genrec.evaluation.tables import cells, headline_metrics, label
 from genrec.tokenizer.sid_table import SidTable
 
@@ -32,6 +39,7 @@ def write_report(
     curves: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
     differences: Sequence[tuple[str, str, PairedDifference]] = (),
     commands: Sequence[str] = (),
+    exposure: Sequence[Exposure] = (),
     split: Split = "test",
 ) -> None:
     """Write the page.
@@ -46,6 +54,7 @@ def write_report(
         curves: model -> rows of its metrics.jsonl.
         differences: (model a, model b, paired difference) to list.
         commands: what to type to get this page again.
+        exposure: exposure bias of the generators.
         split: whose targets the rows are of.
     """
     assert rows, "a report of no rows"
@@ -65,6 +74,8 @@ def write_report(
         rows=rows,
         bars=metric_bars(rows),
         differences=differences,
+        exposure=exposure,
+        exposure_plot=exposure_curves(exposure) if exposure else "",
         training=training_curves(curves) if curves else "",
         codebook=codebook_use(sid_table) if sid_table else "",
         popularity=popularity_against_score(frames, interactions) if frames else "",

@@ -17,16 +17,18 @@ from genrec.stages.training import WEIGHTS, build_sasrec
 
 if TYPE_CHECKING:
     from genrec.data.interactions import Interactions
+    from genrec.evaluation.exposure import Exposure
     from genrec.evaluation.frame import EvalFrame
     from genrec.evaluation.metrics import MetricRow, PairedDifference
     from genrec.evaluation.rank import GenerateFn
+    from genrec.genplugin.augmented import AugmentedGenerator
     from genrec.models.dense import DenseScorer
     from genrec.retrieval.user_knn import UserKNN
     from genrec.tokenizer.sid_table import SidTable
 
 logger = logging.getLogger(__name__)
 
-FRAMES, METRICS, REPORT = "frames", "metrics.json", "report.html"
+FRAMES, METRICS, EXPOSURE, REPORT = "frames", "metrics.json", "exposure.json", "report.html"
 POPULARITY, ITEM_KNN, USER_KNN, BLEND, SASREC = "popularity", "item-knn", "user-knn", "item-knn+user-knn", "sasrec"
 BASELINES = (POPULARITY, ITEM_KNN, USER_KNN, BLEND, SASREC)
 USER_KNN_WEIGHT = 0.5
@@ -36,6 +38,7 @@ CLAIM = "ndcg@10"
 def evaluate(context: Context) -> Outcome:
     """Frames of all models, metrics.json and report.html."""
     from genrec.data.load import load_interactions
+    from genrec.evaluation.exposure import write_exposure
     from genrec.evaluation.metrics import evaluate_frames, write_metrics
     from genrec.evaluation.rank import save_frame
     from genrec.evaluation.report import write_report
@@ -53,6 +56,9 @@ def evaluate(context: Context) -> Outcome:
         save_frame(frame, context.out / FRAMES / f"{frame.model}.parquet")
         rows += evaluate_frames([frame], dataset_name(settings), settings.evaluation)
     write_metrics(context.out / METRICS, rows)
+    exposure = measured_exposure(context, interactions, table) if settings.evaluation.exposure else []
+    if exposure:
+        write_exposure(context.out / EXPOSURE, exposure)
     curves = {SASREC: read_curves(context.inputs["sasrec"]), host: read_curves(context.inputs["pretrain"])}
     if settings.plugin.memory.finetune:
         curves[host + MEMORY] = read_curves(context.inputs["finetune"])
@@ -65,10 +71,12 @@ def evaluate(context: Context) -> Outcome:
         sid_table=table,
         curves=curves,
         differences=differences(frames, host, settings),
+        exposure=exposure,
         commands=[f"python -m genrec run --config {settings.run.directory}/{settings.run.name}/settings.yaml"],
     )
     headline = {row.model: round(row.value, 6) for row in rows if (row.segment, row.metric) == ("all", CLAIM)}
-    return Outcome(metrics={CLAIM: headline}, sid_version=table.version)
+    gaps = {"exposure_gap": {entry.model: round(entry.gap, 6) for entry in exposure}} if exposure else {}
+    return Outcome(metrics={CLAIM: headline, **gaps}, sid_version=table.version)
 
 
 def rank_all(context: Context, interactions: Interactions, table: SidTable) -> Iterator[EvalFrame]:
@@ -76,11 +84,9 @@ def rank_all(context: Context, interactions: Interactions, table: SidTable) -> I
     from genrec.data.load import load_catalog
     from genrec.decoding import recommend
     from genrec.evaluation.rank import rank_dense, rank_generative
-    from genrec.genplugin.augmented import load_augmented
     from genrec.models.dense import Blend
     from genrec.models.item_knn import ItemKNN
     from genrec.models.popularity import Popularity
-    from genrec.models.registry import build_backbone
     from genrec.models.sasrec import SasRecScorer
     from genrec.training.checkpoint import restore_weights
     from genrec.training.strategies import default_device
@@ -104,20 +110,9 @@ def rank_all(context: Context, interactions: Interactions, table: SidTable) -> I
         yield rank_dense(
             scorer, interactions, "test", settings.evaluation, max_history=length, model=name, seed=trained_with
         )
-    host = build_backbone(settings.model, table)
-    restore_weights(host, context.inputs["pretrain"] / WEIGHTS)
-    host.to(device).eval()
-    name, finetuned = settings.model.backbone, context.inputs["finetune"]
-    calls: dict[str, tuple[Any, GenerateFn]] = {name: (host, recommend)}
-    tuned = host
-    if settings.plugin.memory.finetune:
-        tuned, name = tuned_host(context, finetuned), name + MEMORY
-        calls[name] = (tuned, recommend)
-    augmented = load_augmented(tuned, interactions, catalog.texts, settings, finetuned)
-    if augmented is not None and augmented.memory is not None:
-        calls[name] = (tuned, replace(augmented, gate=None).generate)
-    if augmented is not None and augmented.gate is not None:
-        calls[name + AUGMENTED] = (tuned, augmented.generate)
+    calls: dict[str, tuple[Any, GenerateFn]] = {}
+    for name, backbone, augmented in generators(context, interactions, table):
+        calls[name] = (backbone, recommend if augmented is None else augmented.generate)
     for name, (backbone, call) in calls.items():
         yield rank_generative(
             call,
@@ -130,6 +125,54 @@ def rank_all(context: Context, interactions: Interactions, table: SidTable) -> I
             seed=seed,
             device=device,
         )
+
+
+def generators(
+    context: Context, interactions: Interactions, table: SidTable
+) -> Iterator[tuple[str, Any, AugmentedGenerator | None]]:
+    """Name, network and what stands beside it: the host, fine-tuned with its memory of users, and with their votes."""
+    from genrec.data.load import load_catalog
+    from genrec.genplugin.augmented import load_augmented
+    from genrec.models.registry import build_backbone
+    from genrec.training.checkpoint import restore_weights
+    from genrec.training.strategies import default_device
+
+    settings, finetuned = context.settings, context.inputs["finetune"]
+    host = build_backbone(settings.model, table)
+    restore_weights(host, context.inputs["pretrain"] / WEIGHTS)
+    name, tuned = settings.model.backbone, host.to(default_device()).eval()
+    yield name, tuned, None
+    if settings.plugin.memory.finetune:
+        name, tuned = name + MEMORY, tuned_host(context, finetuned)
+    texts = load_catalog(context.inputs["prepare"]).texts
+    augmented = load_augmented(tuned, interactions, texts, settings, finetuned)
+    if settings.plugin.memory.finetune:
+        reads = augmented is not None and augmented.memory is not None
+        yield name, tuned, replace(augmented, gate=None) if augmented is not None and reads else None
+    if augmented is not None and augmented.gate is not None:
+        yield name + AUGMENTED, tuned, augmented
+
+
+def measured_exposure(context: Context, interactions: Interactions, table: SidTable) -> list[Exposure]:
+    """The exposure bias of the generators themselves; votes are mixed in behind them."""
+    from genrec.evaluation.exposure_gauge import measure_exposure
+    from genrec.training.strategies import default_device
+
+    settings = context.settings
+    return [
+        measure_exposure(
+            backbone,
+            interactions,
+            "test",
+            settings.evaluation,
+            max_history=settings.data.max_history,
+            model=name,
+            prepare=None if augmented is None else lambda batch, found=augmented: found.look_up(host, batch)[0],
+            device=default_device(),
+        )
+        for name, backbone, augmented in generators(context, interactions, table)
+        if not name.endswith(AUGMENTED)
+    ]
 
 
 def _user_knn(interactions: Interactions, texts: Sequence[str], settings: RetrievalSettings) -> UserKNN | None:
