@@ -97,7 +97,7 @@ def _run_grid(
     run: GridRun, chosen: list[Cell], command: str, console: Console, out_of_time: Callable[[], bool]
 ) -> list[str]:
     """Run one grid, write its tables after every cell and print them; the failed cells with their errors."""
-    from genrec.evaluation.grid_report import HTML, rich_table, sheets, write_grid
+    from genrec.evaluation.grid_sheets import HTML, rich_table, sheets, write_grid
     from genrec.stages.grid_results import grid_report
 
     messages = Console(stderr=True, highlight=False)

@@ -14,7 +14,7 @@ import yaml
 from genrec.config import Cell, grid_cells, load_grids
 from genrec.errors import DataError, SettingsError
 from genrec.evaluation.frame import EvalFrame
-from genrec.evaluation.grid_report import sheets, write_grid
+from genrec.evaluation.grid_sheets import sheets, write_grid
 from genrec.evaluation.metrics import gains
 from genrec.evaluation.rank import save_frame
 from genrec.stages import Context, Outcome, Stage
