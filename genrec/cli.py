@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from genrec.config import Settings, load_settings, resolved_yaml
-from genrec.errors import GenrecError
+from genrec.errors import GenrecError, SettingsError
 from genrec.grid_command import add_options, run_grids
 from genrec.progress import StageProgress
 
@@ -52,6 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--config", metavar="FILE", help="settings file (default: ray_config.yaml if there is one)")
     common.add_argument("--preset", metavar="NAME", help="a preset of that file, merged over its base")
+    common.add_argument("--from-sweep", metavar="NAME", help="the best settings that `python -m tune NAME` found")
     common.add_argument(
         "--set", dest="overrides", action="append", default=[], metavar="a.b=c", help="override one setting; repeatable"
     )
@@ -112,7 +113,15 @@ def _overrides(options: argparse.Namespace) -> list[str]:
 
 
 def _settings(options: argparse.Namespace) -> Settings:
-    return load_settings(options.config, preset=options.preset, overrides=_overrides(options))
+    if options.from_sweep is None:
+        return load_settings(options.config, preset=options.preset, overrides=_overrides(options))
+    if options.preset is not None:
+        raise SettingsError(
+            f"--preset {options.preset}: a sweep says its preset itself; leave it out with --from-sweep"
+        )
+    from genrec.stages.swept import settings_from_sweep
+
+    return settings_from_sweep(options.from_sweep, options.config, _overrides(options))
 
 
 def _pipeline(options: argparse.Namespace, *, quiet: bool = False) -> Pipeline:

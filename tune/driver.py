@@ -132,6 +132,7 @@ class _Driver:
         os.environ["TUNE_DISABLE_STRICT_METRIC_CHECKING"] = "1"  # a segment without users has no metric
         os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"
         os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # what Tune prints whatever its verbosity
+        logging.getLogger("ray.tune").setLevel(logging.ERROR)
         watcher = _Watcher(self.records, self.logs, source, asha, self.told)
         tuner = tune.Tuner(
             tune.with_resources(run_trial, trial_resources(self.sweep)),
@@ -208,6 +209,7 @@ class _Watcher(tune.Callback):
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
         record = self._record(trial)
+        record.process = f"{result.get('node_ip', '')}:{result.get('pid', '')}"
         if result.get(FINISHED):
             record.history = result[HISTORY]
             record.metrics = _metrics(result)

@@ -38,6 +38,7 @@ class Record:
         attempts: times it was started.
         error: what it failed of.
         mlflow_run: id of its MLflow run.
+        process: where it runs or ran last, "address:pid".
     """
 
     key: str
@@ -52,6 +53,7 @@ class Record:
     attempts: int = 0
     error: str = ""
     mlflow_run: str = ""
+    process: str = ""
 
     @property
     def last(self) -> Mapping[str, float]:

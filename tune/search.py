@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
@@ -25,7 +25,6 @@ from tune.trial import EPOCH, FINISHED
 DIGITS = 4
 """Significant digits of a proposed value: more cannot matter, and fewer are easier to type."""
 _ASKS = 200
-_SHORTFALL = "shortfall"
 
 
 class Source(Protocol):
@@ -113,7 +112,6 @@ class Proposed:
                 multivariate=True,
                 constant_liar=True,  # trials run side by side
                 seed=1000 * self.seed + begun,  # an interrupted search must not repeat its first proposals
-                constraints_func=_constraints if self.required is not None else None,
             )
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         return optuna.create_study(directions=["maximize"] * len(self.maximise), sampler=sampler)
@@ -158,7 +156,8 @@ class Proposed:
             return
         if self.required is not None:
             keep = self.sweep.definition.objective.keep
-            trial.set_user_attr(_SHORTFALL, self.required - last.get(str(keep), self.required))
+            # At most 0 where the constraint holds.
+            trial.set_constraint(str(keep), self.required - last.get(str(keep), 0.0))
         if record.state == "stopped" and len(self.maximise) == 1:
             for row in record.history:
                 if self.maximise[0] in row:
@@ -273,8 +272,3 @@ def _within(value: Any, distribution: BaseDistribution) -> bool:
     if isinstance(distribution, CategoricalDistribution):
         return value in distribution.choices
     return not isinstance(value, str | bool | None) and distribution._contains(distribution.to_internal_repr(value))
-
-
-def _constraints(trial: FrozenTrial) -> tuple[float]:
-    """At most 0 where the constraint holds; a trial that told nothing breaks it by as much as possible."""
-    return (float(trial.user_attrs.get(_SHORTFALL, 1.0)),)
