@@ -251,7 +251,7 @@ class Recommender:
             call = recommend if augmented is None else augmented.generate
             ranked = call(self.backbone, batch, k, beams=beams, exclude_BS=exclude_BS)
             return ranked, [[None] * k] * batch.size
-        batch, votes = augmented.look_up(batch, exclude_BS)
+        batch, votes = augmented.look_up(self.backbone, batch, exclude_BS)
         assert votes is not None
         ranked = augmented.generate(self.backbone, batch, k, beams=beams, exclude_BS=exclude_BS, votes=votes)
         parts_BK = augmented.shares(votes, ranked).argmax(dim=1).tolist()

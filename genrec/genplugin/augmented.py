@@ -6,7 +6,7 @@ use; the learnt gate weighs their votes against the generator; ``generate`` and 
 them. The backbone knows nothing of it and is handed to each call, as everywhere in decoding.
 
 Shape letters: B histories, T history items, E items that are not asked for, P scored items, K list length,
-S sources, C = S + 1 parts of the mixture (the generator first), M items of a source, U users.
+S sources, C = S + 1 parts (the generator first), M items of a source, X candidates, U users.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from torch import Tensor, nn
 
 from genrec.config import RetrievalSettings, Settings
 from genrec.data.interactions import Interactions
-from genrec.decoding import ItemMixture, generate, score
+from genrec.decoding import ItemMixture, generate, recommend, score
 from genrec.decoding.search import Ranked
 from genrec.errors import ArtifactError
-from genrec.genplugin.gate import SourceGate, Votes
+from genrec.genplugin.gate import TINY, NeighbourGate, Votes, candidates
 from genrec.genplugin.memory import reads_users
 from genrec.genplugin.users import OthersNeighbours, UserMemory
 from genrec.models.contracts import PAD_ITEM, Backbone, Batch
@@ -60,19 +60,20 @@ class AugmentedGenerator:
 
     retriever: Retriever
     encoders: Mapping[str, HistoryEncoder]
-    gate: SourceGate | None
+    gate: NeighbourGate | None
     user_vectors: Mapping[str, NDArray[np.float32]]
     memory: UserMemory | None = None
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """Names of the C parts of the mixture."""
+        """Names of the C parts that an item's probability is told by."""
         return (GENERATOR, *(() if self.gate is None else self.gate.sources))
 
-    def look_up(self, batch: Batch, exclude_BE: Tensor | None = None) -> tuple[Batch, Votes | None]:
+    def look_up(self, backbone: Backbone, batch: Batch, exclude_BE: Tensor | None = None) -> tuple[Batch, Votes | None]:
         """One lookup for both: the batch with the memory of retrieved users, and the votes (None without a gate).
 
         Args:
+            backbone: the host, whose own opinion of each candidate stands among the votes.
             batch: histories, and whose they are (``users_B``, -1 or None: nobody's that is known).
             exclude_BE: int64 [B, E], items that no source may name, padded with -1.
         """
@@ -82,19 +83,24 @@ class AugmentedGenerator:
         if self.memory is not None:
             users = self.memory.of(found.neighbours, history_BT, users_B)
             batch = replace(batch, neighbours=[*batch.neighbours, users]).to(batch.history_BT.device)
-        return batch, None if self.gate is None else self._votes(found, self.gate, batch)
+        return batch, None if self.gate is None else self._votes(found, self.gate, backbone, batch)
 
-    def votes(self, batch: Batch, exclude_BE: Tensor | None = None) -> Votes:
+    def votes(self, backbone: Backbone, batch: Batch, exclude_BE: Tensor | None = None) -> Votes:
         """What each source says of each history, as in :meth:`look_up`; users are never their own neighbours."""
-        votes = self.look_up(batch, exclude_BE)[1]
+        votes = self.look_up(backbone, batch, exclude_BE)[1]
         assert votes is not None, "neighbours have no votes here"
         return votes
 
-    def _votes(self, found: Retrieved, gate: SourceGate, batch: Batch) -> Votes:
+    def _votes(self, found: Retrieved, gate: NeighbourGate, backbone: Backbone, batch: Batch) -> Votes:
+        device = batch.history_BT.device
         items_BSM = np.stack([found.votes[source].items_BM for source in gate.sources], axis=1)
         weights_BSM = np.stack([found.votes[source].weights_BM for source in gate.sources], axis=1)
-        device, length_B = batch.history_BT.device, (batch.history_BT != PAD_ITEM).sum(dim=1)
-        return Votes(torch.from_numpy(items_BSM).to(device), torch.from_numpy(weights_BSM).to(device), length_B)
+        items_BX, weights_BXS = candidates(torch.from_numpy(items_BSM), torch.from_numpy(weights_BSM))
+        items_BX = items_BX.to(device)
+        with torch.no_grad():
+            generated_BX = score(backbone, batch, items_BX).float()
+        length_B = (batch.history_BT != PAD_ITEM).sum(dim=1)
+        return Votes(items_BX, weights_BXS.to(device), generated_BX, length_B)
 
     @torch.inference_mode()
     def generate(
@@ -118,8 +124,10 @@ class AugmentedGenerator:
             votes: of :meth:`look_up`, whose batch this is, if they are at hand.
         """
         if votes is None:
-            batch, votes = self.look_up(batch, exclude_BS)
+            batch, votes = self.look_up(backbone, batch, exclude_BS)
         mixture = self._mixture(votes, backbone)
+        if mixture is None:
+            return recommend(backbone, batch, k, beams=beams, exclude_BS=exclude_BS)
         return generate(backbone, batch, k, beams=beams, exclude_BS=exclude_BS, mixture=mixture)
 
     def score(
@@ -133,7 +141,7 @@ class AugmentedGenerator:
     ) -> Tensor:
         """Log-probabilities [B, P] under the same distribution; -inf for PAD_ITEM."""
         if votes is None:
-            batch, votes = self.look_up(batch, exclude_BS)
+            batch, votes = self.look_up(backbone, batch, exclude_BS)
         return score(backbone, batch, items_BP, mixture=self._mixture(votes, backbone))
 
     def _mixture(self, votes: Votes | None, backbone: Backbone) -> ItemMixture | None:
@@ -141,15 +149,18 @@ class AugmentedGenerator:
 
     @torch.inference_mode()
     def shares(self, votes: Votes, ranked: Ranked) -> Tensor:
-        """Float [B, C, K]: how much of an item's probability comes from each part."""
+        """Float [B, C, K]: how much of an item's probability comes from each part.
+
+        What the pool gives an item is told by its sources, in proportion to what each adds to the item's logit.
+        """
         assert self.gate is not None
-        log_gates, log_masses = self.gate(votes)
-        masses = (log_gates[:, 1:, None] + log_masses).exp()
-        items_BSM, order = votes.items_BSM.sort(dim=-1)
-        wanted_BSK = ranked.items_BK[:, None].expand(-1, items_BSM.shape[1], -1).contiguous()
-        place = torch.searchsorted(items_BSM, wanted_BSK).clamp(max=items_BSM.shape[-1] - 1)
-        named = items_BSM.gather(-1, place) == wanted_BSK
-        voted_BSK = masses.gather(-1, order.gather(-1, place)) * named
+        log_gates_B2, log_pool_BX = self.gate(votes)
+        pooled_BX = (log_gates_B2[:, 1:] + log_pool_BX).exp()
+        for_BXS = self.gate.opinions(votes).clamp(min=0) + TINY * votes.weights_BXS
+        told_BXS = pooled_BX[..., None] * for_BXS / for_BXS.sum(dim=-1, keepdim=True).clamp(min=TINY**2)
+        named_BKX = ranked.items_BK[:, :, None] == votes.items_BX[:, None]
+        named_BKX = (named_BKX & (votes.items_BX != PAD_ITEM)[:, None]).to(told_BXS.dtype)
+        voted_BSK = (named_BKX @ told_BXS).transpose(1, 2)
         generated_BK = (ranked.scores_BK.exp() - voted_BSK.sum(dim=1)).clamp(min=0)
         return torch.cat([generated_BK[:, None], voted_BSK], dim=1)
 
@@ -213,7 +224,7 @@ def assemble(
         shuffled = settings.plugin.memory.neighbours == "shuffled"
         memory = UserMemory(vectors[REPRESENTATION], OthersNeighbours.load(directory) if shuffled else None)
     if retrieval.vote_sources:
-        gate = SourceGate(retrieval.vote_sources).to(device).requires_grad_(False).eval()
+        gate = NeighbourGate(retrieval.vote_sources).to(device).requires_grad_(False).eval()
     return AugmentedGenerator(retriever, encoders, gate, vectors, memory)
 
 

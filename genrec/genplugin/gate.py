@@ -1,12 +1,17 @@
 """The gate between the generator and what neighbours vote for.
 
-    p(item) = g_0 * generator(item) + sum over sources s of g_s * votes_s(item) ** a_s / Z_s
+    p(item) = g * generator(item) + (1 - g) * pool(item)
+    pool(item) ~ generator(item) ** c * exp(sum over sources s of w_s * r_s(item) ** a_s)
 
-The gates g of a user follow from how sure and how unlike each other the sources are; the exponents a_s sharpen
-or flatten a source. Few parameters, learnt on validation targets by maximum likelihood: the sources are counted on
-training interactions, so on training targets they would be judged by what they were made from.
+over the candidates, the items that any source names; r_s is a source's vote relative to its strongest, 0 where it
+does not name the item. The pool is a product of opinions (a logarithmic opinion pool; Hinton 2002): an item on which
+sources and generator agree rises, where a sum of probabilities would follow the surest source alone. The sum with the
+generator gives what no source names its chance, and keeps prefixes exact (genrec.decoding.mixture).
 
-Shape letters: B users, S sources, M items of a source, C = S + 1 parts of the mixture (the generator first).
+Few parameters, learnt on validation targets by maximum likelihood: the sources are counted on training
+interactions, so on training targets they would be judged by what they were made from.
+
+Shape letters: B users, S sources, M items of a source, X candidates, F features of a user.
 """
 
 from __future__ import annotations
@@ -23,29 +28,69 @@ from genrec.models.contracts import PAD_ITEM
 from genrec.tokenizer.sid_table import SidTable
 
 FEATURES_OF_A_SOURCE = 3
+TINY = 1e-12
 
 
 @dataclass(frozen=True)
 class Votes:
-    """What the sources say of each user.
+    """What the sources say of each user, by candidate.
 
     Attributes:
-        items_BSM: int64, items voted for, PAD_ITEM for none.
-        weights_BSM: float, their weights; they sum to 1 in a source that has any item.
+        items_BX: int64, the items that any source names, each once in its row; PAD_ITEM fills up.
+        weights_BXS: float, what each source gives them; a source's weights sum to 1, or to 0 if it is silent.
+        generated_BX: float, log-probability of each under the generator; -inf at PAD_ITEM.
         history_B: int64, length of each user's history.
     """
 
-    items_BSM: Tensor
-    weights_BSM: Tensor
+    items_BX: Tensor
+    weights_BXS: Tensor
+    generated_BX: Tensor
     history_B: Tensor
 
     def rows(self, index: Tensor) -> Votes:
         """The votes of some users."""
-        return Votes(self.items_BSM[index], self.weights_BSM[index], self.history_B[index])
+        return Votes(self.items_BX[index], self.weights_BXS[index], self.generated_BX[index], self.history_B[index])
+
+    @classmethod
+    def joined(cls, parts: Sequence[Votes]) -> Votes:
+        """The votes of all parts' users, as wide as the widest part."""
+        widest = max(part.items_BX.shape[1] for part in parts)
+        missing = [widest - part.items_BX.shape[1] for part in parts]
+        pairs = list(zip(parts, missing, strict=True))
+        return cls(
+            torch.cat([functional.pad(part.items_BX, (0, n), value=PAD_ITEM) for part, n in pairs]),
+            torch.cat([functional.pad(part.weights_BXS, (0, 0, 0, n)) for part, n in pairs]),
+            torch.cat([functional.pad(part.generated_BX, (0, n), value=-torch.inf) for part, n in pairs]),
+            torch.cat([part.history_B for part in parts]),
+        )
 
 
-class SourceGate(nn.Module):
-    """Weights of the generator and of each source, for each user.
+def candidates(items_BSM: Tensor, weights_BSM: Tensor) -> tuple[Tensor, Tensor]:
+    """Turn lists of sources into items, each once, and what each source gives them.
+
+    Args:
+        items_BSM: int64, items that each source names, PAD_ITEM for none.
+        weights_BSM: float, their weights.
+
+    Returns:
+        int64 [B, X] items in ascending order, padded right with PAD_ITEM (X >= 1), and float [B, X, S] weights.
+    """
+    n_users, n_sources, m = items_BSM.shape
+    source_SM = torch.arange(n_sources, device=items_BSM.device)[:, None].expand(-1, m)
+    items, order = items_BSM.flatten(1).sort(dim=1)
+    real = items != PAD_ITEM
+    first = functional.pad(items[:, 1:] != items[:, :-1], (1, 0), value=True) & real
+    width = max(1, int(first.sum(dim=1).max()))
+    place = torch.where(real, first.cumsum(dim=1) - 1, width)  # the place behind the last takes what is padding
+    items_BX = items.new_full((n_users, width + 1), PAD_ITEM).scatter_(1, place, items)
+    weights = weights_BSM.new_zeros(n_users, (width + 1) * n_sources)
+    cell = place * n_sources + source_SM.flatten()[order]
+    weights.scatter_(1, cell, weights_BSM.flatten(1).gather(1, order))
+    return items_BX[:, :width], weights.view(n_users, width + 1, n_sources)[:, :width]
+
+
+class NeighbourGate(nn.Module):
+    """Weights of the generator and of each source.
 
     Args:
         sources: names of the sources, in the order of the votes.
@@ -55,25 +100,36 @@ class SourceGate(nn.Module):
         super().__init__()
         self.sources = tuple(sources)
         n_sources = len(self.sources)
-        self.linear = nn.Linear(FEATURES_OF_A_SOURCE * n_sources + 1, n_sources + 1)
-        nn.init.zeros_(self.linear.weight)
-        nn.init.zeros_(self.linear.bias)
-        self.log_power = nn.Parameter(torch.zeros(n_sources))
+        self.gate = nn.Linear(FEATURES_OF_A_SOURCE * n_sources + 1, 1)
+        nn.init.zeros_(self.gate.weight)
+        nn.init.zeros_(self.gate.bias)
+        self.weight = nn.Parameter(torch.ones(n_sources))
+        self.log_power = nn.Parameter(torch.full((n_sources,), 0.5).log())
+        self.generator_weight = nn.Parameter(torch.tensor(0.5))
 
     def forward(self, votes: Votes) -> tuple[Tensor, Tensor]:
-        """Log-gates [B, C] and log-masses [B, S, M] of the sources' items, each source summing to 1.
+        """Log-weights [B, 2] of generator and pool, and log-masses [B, X] of the pool, which sum to 1 in a row.
 
-        A source without any item gets no weight.
+        A user of whom no source says anything is left to the generator.
         """
-        there_BSM = (votes.items_BSM != PAD_ITEM) & (votes.weights_BSM > 0)
-        log_weights = votes.weights_BSM.clamp(min=1e-12).log() * self.log_power.exp()[:, None]
-        log_masses = log_weights.masked_fill(~there_BSM, -torch.inf)
-        some_BS = there_BSM.any(dim=-1)
-        log_masses = torch.where(some_BS[..., None], log_masses, 0.0).log_softmax(dim=-1)
-        log_masses = log_masses.masked_fill(~there_BSM, -torch.inf)
-        logits = self.linear(_features(votes, there_BSM))
-        silent = functional.pad(~some_BS, (1, 0), value=False)
-        return logits.masked_fill(silent, -torch.inf).log_softmax(dim=-1), log_masses
+        there_BX = votes.items_BX != PAD_ITEM
+        generated_BX = votes.generated_BX.masked_fill(~there_BX, 0.0)
+        logits_BX = self.opinions(votes).sum(dim=-1) + self.generator_weight * generated_BX
+        silent_B1 = ~there_BX.any(dim=1, keepdim=True)
+        log_pool_BX = logits_BX.masked_fill(~there_BX & ~silent_B1, -torch.inf).log_softmax(dim=1)
+        log_pool_BX = log_pool_BX.masked_fill(~there_BX, -torch.inf)
+        logit_B1 = self.gate(_features(votes))
+        log_gates_B2 = functional.logsigmoid(torch.cat([logit_B1, -logit_B1], dim=1))
+        alone = torch.tensor([0.0, -torch.inf], device=logit_B1.device)
+        return torch.where(silent_B1, alone, log_gates_B2), log_pool_BX
+
+    def opinions(self, votes: Votes) -> Tensor:
+        """Float [B, X, S]: what each source adds to the logit of a candidate."""
+        weights_BXS = votes.weights_BXS
+        relative = weights_BXS / weights_BXS.amax(dim=1, keepdim=True).clamp(min=TINY)
+        named = relative > 0
+        powered = (relative.clamp(min=TINY).log() * self.log_power.exp()).exp()  # r ** a, with a gradient at 0
+        return self.weight * powered.masked_fill(~named, 0.0)
 
     def log_likelihood(self, votes: Votes, generated_B: Tensor, targets_B: Tensor) -> Tensor:
         """Log-probability [B] of the targets.
@@ -83,46 +139,45 @@ class SourceGate(nn.Module):
             generated_B: the generator's log-probability of each target.
             targets_B: int64, item indices.
         """
-        log_gates, log_masses = self(votes)
-        named = votes.items_BSM == targets_B[:, None, None]
-        log_named = log_masses.masked_fill(~named, -torch.inf).logsumexp(dim=-1)
-        parts = torch.cat([generated_B[:, None], log_named], dim=1) + log_gates
-        return parts.logsumexp(dim=1)
+        log_gates_B2, log_pool_BX = self(votes)
+        named_BX = votes.items_BX == targets_B[:, None]
+        pooled_B = log_pool_BX.masked_fill(~named_BX, -torch.inf).logsumexp(dim=1)
+        return (torch.stack([generated_B, pooled_B], dim=1) + log_gates_B2).logsumexp(dim=1)
 
     def mixture(self, votes: Votes, sid_table: SidTable) -> ItemMixture:
         """The mixture for ``generate`` and ``score``."""
-        log_gates, log_masses = self(votes)
-        masses = (log_gates[:, 1:, None] + log_masses).exp()
-        return ItemMixture.of(sid_table, log_gates[:, 0].exp(), votes.items_BSM.flatten(1), masses.flatten(1))
+        log_gates_B2, log_pool_BX = self(votes)
+        masses_BX = (log_gates_B2[:, 1:] + log_pool_BX).exp()
+        return ItemMixture.of(sid_table, log_gates_B2[:, 0].exp(), votes.items_BX, masses_BX)
 
 
-def _features(votes: Votes, there_BSM: Tensor) -> Tensor:
-    """Float [B, 3 S + 1], each about 0 to 1: a source's largest weight, its entropy, its share of filled places."""
-    weights = votes.weights_BSM * there_BSM
-    places = torch.tensor(float(weights.shape[-1]), device=weights.device)
-    entropy_BS = -(weights * weights.clamp(min=1e-12).log()).sum(dim=-1) / places.clamp(min=2).log()
-    features = torch.stack([weights.amax(dim=-1), entropy_BS, there_BSM.float().mean(dim=-1)], dim=-1)
+def _features(votes: Votes) -> Tensor:
+    """Float [B, F], each about 0 to 1: of each source the largest weight, entropy and share of candidates named."""
+    weights_BXS = votes.weights_BXS
+    n_candidates_B1 = (votes.items_BX != PAD_ITEM).sum(dim=1, keepdim=True).clamp(min=2)
+    entropy_BS = -(weights_BXS * weights_BXS.clamp(min=TINY).log()).sum(dim=1) / n_candidates_B1.log()
+    named_BS = (weights_BXS > 0).sum(dim=1) / n_candidates_B1
     length_B1 = torch.log1p(votes.history_B.float())[:, None] / 5
-    return torch.cat([features.flatten(1), length_B1], dim=1)
+    return torch.cat([weights_BXS.amax(dim=1), entropy_BS, named_BS, length_B1], dim=1)
 
 
 def fit_gate(
-    gate: SourceGate, votes: Votes, generated_B: Tensor, targets_B: Tensor, *, steps: int = 400, seed: int = 0
+    gate: NeighbourGate, votes: Votes, generated_B: Tensor, targets_B: Tensor, *, steps: int = 400, seed: int = 0
 ) -> dict[str, float]:
     """Learn the gate by maximum likelihood; a fifth of the users, drawn by ``seed``, says when to stop.
 
     Returns:
-        Nats a target on that fifth: of the generator alone, at equal weights, and learnt.
+        Nats a target on that fifth: of the generator alone, as the gate begins, and learnt.
     """
     order = torch.randperm(len(targets_B), generator=torch.Generator().manual_seed(seed)).to(targets_B.device)
     held, rest = order[: max(1, len(order) // 5)], order[max(1, len(order) // 5) :]
     optimizer = torch.optim.Adam(gate.parameters(), lr=0.05)
     best, kept = float("inf"), {name: value.clone() for name, value in gate.state_dict().items()}
-    equal = 0.0
+    begun = 0.0
     for step in range(steps + 1):
         with torch.no_grad():
             value = -gate.log_likelihood(votes.rows(held), generated_B[held], targets_B[held]).mean().item()
-        equal = value if step == 0 else equal
+        begun = value if step == 0 else begun
         if value < best:
             best, kept = value, {name: tensor.clone() for name, tensor in gate.state_dict().items()}
         optimizer.zero_grad()
@@ -130,4 +185,4 @@ def fit_gate(
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     gate.load_state_dict(kept)
-    return {"generator": -generated_B[held].mean().item(), "equal": equal, "learnt": best}
+    return {"generator": -generated_B[held].mean().item(), "begun": begun, "learnt": best}

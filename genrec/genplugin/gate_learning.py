@@ -13,7 +13,7 @@ import torch
 from genrec.config import Settings
 from genrec.data.interactions import Interactions
 from genrec.decoding import score
-from genrec.genplugin.augmented import AugmentedGenerator
+from genrec.genplugin.augmented import GENERATOR, AugmentedGenerator
 from genrec.genplugin.gate import Votes, fit_gate
 from genrec.models.contracts import Backbone, Batch
 from genrec.models.dense import padded_histories
@@ -31,7 +31,7 @@ def learn_gate(
         settings: plugin.gate, data.max_history, evaluation's batch size and seen-item policy, run.seed.
 
     Returns:
-        Nats a target before and after, mean gates, exponents, and how often each source names the target.
+        Nats a target before and after, mean gates, weights, exponents, and how often each source names the target.
     """
     wanted, seed = settings.plugin.gate, settings.run.seed
     users = interactions.users_with("valid")
@@ -48,25 +48,23 @@ def learn_gate(
         exclude_BE = None
         if settings.evaluation.seen_items == "exclude":
             exclude_BE = torch.from_numpy(padded_histories(interactions, rows, "valid", None)).to(device)
-        batch, said = augmented.look_up(batch, exclude_BE)
+        batch, said = augmented.look_up(backbone, batch, exclude_BE)
         assert said is not None
         parts.append(said)
         with torch.no_grad():
             generated.append(score(backbone, batch, targets_B[begin : begin + size, None].to(device))[:, 0].float())
-    fields = ("items_BSM", "weights_BSM", "history_B")
-    votes = Votes(*(torch.cat([getattr(part, field) for part in parts]) for field in fields))
+    votes = Votes.joined(parts)
     targets_B, gate = targets_B.to(device), augmented.gate
     assert gate is not None
     gate.requires_grad_(True)
     nats = fit_gate(gate, votes, torch.cat(generated), targets_B, steps=wanted.steps, seed=seed)
     gate.requires_grad_(False)
-    named_BS = (votes.items_BSM == targets_B[:, None, None]).any(dim=-1)
-    gates_C = gate(votes)[0].exp().mean(dim=0).tolist()
-    return {
-        "sources": list(gate.sources),
-        "users": len(users),
-        "nats": nats,
-        "mean_gates": dict(zip(augmented.parts, gates_C, strict=True)),
+    named_BXS = (votes.weights_BXS > 0) & (votes.items_BX == targets_B[:, None])[..., None]
+    told = {
+        "weights": dict(zip(gate.sources, gate.weight.tolist(), strict=True)),
         "powers": dict(zip(gate.sources, gate.log_power.exp().tolist(), strict=True)),
-        "names_target": dict(zip(gate.sources, named_BS.float().mean(dim=0).tolist(), strict=True)),
+        "names_target": dict(zip(gate.sources, named_BXS.any(dim=1).float().mean(dim=0).tolist(), strict=True)),
     }
+    told["weights"][GENERATOR] = gate.generator_weight.item()
+    gates = dict(zip((GENERATOR, "pool"), gate(votes)[0].exp().mean(dim=0).tolist(), strict=True))
+    return {"sources": list(gate.sources), "users": len(users), "nats": nats, "mean_gates": gates, **told}

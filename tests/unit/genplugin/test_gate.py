@@ -1,63 +1,129 @@
-"""The learnt gate: a proper distribution, silent sources, and learning which source to trust."""
+"""The learnt gate: a proper distribution, silent users, agreement, and learning which source to trust."""
 
+import numpy as np
 import pytest
 import torch
 
-from genrec.genplugin.gate import SourceGate, Votes, fit_gate
+from genrec.genplugin.gate import NeighbourGate, Votes, candidates, fit_gate
 
 USERS, SOURCES, M, N_ITEMS = 400, 2, 6, 40
 
 
-def _votes(seed: int = 0) -> Votes:
+def _lists(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Lists of two sources; nobody speaks of the first 20 users, one source of the next 20, and one says less."""
     generator = torch.Generator().manual_seed(seed)
     items = torch.stack(
         [torch.stack([torch.randperm(N_ITEMS, generator=generator)[:M] for _ in range(SOURCES)]) for _ in range(USERS)]
     )
     weights = torch.rand(USERS, SOURCES, M, generator=generator)
-    items[:20, 1] = -1
-    weights[:20, 1] = 0
-    items[20:40, 0, 3:] = -1
-    weights[20:40, 0, 3:] = 0
-    weights = weights / weights.sum(-1, keepdim=True).clamp(min=1e-9)
-    return Votes(items, weights, torch.full((USERS,), 7))
+    items[:20], weights[:20] = -1, 0
+    items[20:40, 1], weights[20:40, 1] = -1, 0
+    items[40:60, 0, 3:], weights[40:60, 0, 3:] = -1, 0
+    return items, weights / weights.sum(-1, keepdim=True).clamp(min=1e-9)
 
 
-def test_the_mixture_is_a_distribution_and_a_silent_source_gets_nothing() -> None:
-    gate, votes = SourceGate(["a", "b"]), _votes()
-    torch.nn.init.normal_(gate.linear.weight)
-    log_gates, _ = gate(votes)
-    torch.testing.assert_close(log_gates.exp().sum(1), torch.ones(USERS))
-    assert (log_gates[:20, 2] == -torch.inf).all()
-    uniform = torch.full((USERS,), 1 / N_ITEMS).log()
+def _votes(generated_BN: torch.Tensor | None = None) -> Votes:
+    items_BX, weights_BXS = candidates(*_lists())
+    generated = torch.full((USERS, N_ITEMS), 1 / N_ITEMS).log() if generated_BN is None else generated_BN
+    generated = generated.gather(1, items_BX.clamp(min=0)).masked_fill(items_BX < 0, -torch.inf)
+    return Votes(items_BX, weights_BXS, generated, torch.full((USERS,), 7))
+
+
+def test_candidates_are_the_union_with_the_weights_of_each_source() -> None:
+    items_BSM, weights_BSM = _lists()
+    items_BX, weights_BXS = candidates(items_BSM, weights_BSM)
+    for user in range(USERS):
+        wanted = {}
+        for source in range(SOURCES):
+            for item, weight in zip(items_BSM[user, source].tolist(), weights_BSM[user, source].tolist(), strict=True):
+                if item >= 0:
+                    wanted.setdefault(item, [0.0] * SOURCES)[source] = weight
+        real = items_BX[user] >= 0
+        assert items_BX[user][real].tolist() == sorted(wanted)
+        np.testing.assert_allclose(
+            weights_BXS[user][real].numpy(), [wanted[item] for item in sorted(wanted)] or np.zeros((0, SOURCES))
+        )
+        assert not weights_BXS[user][~real].any()
+
+
+def test_the_mixture_is_a_distribution_and_silence_leaves_the_generator_alone() -> None:
+    generated = torch.randn(USERS, N_ITEMS, generator=torch.Generator().manual_seed(1)).log_softmax(1)
+    gate, votes = NeighbourGate(["a", "b"]), _votes(generated)
+    torch.nn.init.normal_(gate.gate.weight)
     everything = torch.stack(
-        [gate.log_likelihood(votes, uniform, torch.full((USERS,), item)) for item in range(N_ITEMS)], dim=1
+        [gate.log_likelihood(votes, generated[:, item], torch.full((USERS,), item)) for item in range(N_ITEMS)], dim=1
     )
     torch.testing.assert_close(everything.exp().sum(1), torch.ones(USERS))
+    torch.testing.assert_close(everything[:20], generated[:20])
+
+
+def test_the_pool_is_the_product_it_says() -> None:
+    generated = torch.randn(USERS, N_ITEMS, generator=torch.Generator().manual_seed(1)).log_softmax(1)
+    gate, votes = NeighbourGate(["a", "b"]), _votes(generated)
+    with torch.no_grad():
+        gate.weight.copy_(torch.tensor([1.5, 0.7]))
+        gate.log_power.copy_(torch.tensor([0.3, 2.0]).log())
+        log_pool = gate(votes)[1]
+    user = 77
+    items = votes.items_BX[user][votes.items_BX[user] >= 0]
+    relative = (votes.weights_BXS[user] / votes.weights_BXS[user].max(0).values)[: len(items)].double().numpy()
+    product = np.exp(
+        0.5 * generated[user, items].double().numpy() + 1.5 * relative[:, 0] ** 0.3 + 0.7 * relative[:, 1] ** 2
+    )
+    np.testing.assert_allclose(log_pool[user, : len(items)].exp().numpy(), product / product.sum(), rtol=1e-4)
 
 
 def test_it_learns_which_source_to_trust() -> None:
     votes = _votes()
-    uniform = torch.full((USERS,), 1 / N_ITEMS).log()
-    targets = votes.items_BSM[:, 0, 0].clone()
-    unlucky = torch.rand(USERS, generator=torch.Generator().manual_seed(3)) < 0.3
-    targets[unlucky] = torch.randint(0, N_ITEMS, (int(unlucky.sum()),))
-    gate = SourceGate(["good", "noise"])
+    votes = votes.rows(torch.arange(40, USERS))
+    uniform = torch.full((USERS - 40,), 1 / N_ITEMS).log()
+    targets = votes.items_BX.gather(1, votes.weights_BXS[..., 0].argmax(1, keepdim=True))[:, 0]
+    unlucky = torch.rand(len(targets), generator=torch.Generator().manual_seed(3)) < 0.3
+    targets[unlucky] = torch.randint(0, N_ITEMS, (int(unlucky.sum()),), generator=torch.Generator().manual_seed(4))
+    gate = NeighbourGate(["good", "noise"])
     found = fit_gate(gate, votes, uniform, targets)
-    assert found["learnt"] < found["equal"] < found["generator"]
-    gates = gate(votes)[0].exp().mean(0)
-    assert gates[1] > 0.5 > gates[2] + 0.3
+    assert found["learnt"] < found["begun"] < found["generator"]
+    assert gate.weight[0] > 3 * gate.weight[1].abs()
+
+
+def test_agreement_wins_over_one_sure_source() -> None:
+    """Two sources give the target a middling weight each and another item, one that differs, a strong one."""
+    users, rest = 200, torch.Generator().manual_seed(0)
+    order = torch.stack([torch.randperm(N_ITEMS, generator=rest) for _ in range(users)])
+    target, one, other = order[:, 0], order[:, 1], order[:, 2]
+    items = torch.stack([torch.stack([target, one], 1), torch.stack([target, other], 1)], 1)
+    weights = torch.tensor([0.4, 0.6]).expand(users, 2, 2)
+    items_BX, weights_BXS = candidates(items, weights)
+    uniform = torch.full((users,), 1 / N_ITEMS).log()
+    votes = Votes(items_BX, weights_BXS, uniform[:, None].expand(-1, items_BX.shape[1]), torch.full((users,), 7))
+    gate = NeighbourGate(["a", "b"])
+    fit_gate(gate, votes, uniform, target)
+    assert torch.equal(votes.items_BX.gather(1, gate(votes)[1].argmax(1, keepdim=True))[:, 0], target)
 
 
 def test_gradients_are_numbers_where_no_source_names_the_target() -> None:
-    gate, votes = SourceGate(["a", "b"]), _votes()
+    gate, votes = NeighbourGate(["a", "b"]), _votes()
     missing = torch.full((USERS,), N_ITEMS + 5)
     gate.log_likelihood(votes, torch.full((USERS,), -3.0), missing).mean().backward()
     assert all(torch.isfinite(p.grad).all() for p in gate.parameters())
 
 
+def test_joined_parts_say_what_the_whole_says() -> None:
+    gate, votes = NeighbourGate(["a", "b"]), _votes()
+    narrow = Votes(
+        votes.items_BX[:20, :1], votes.weights_BXS[:20, :1], votes.generated_BX[:20, :1], votes.history_B[:20]
+    )
+    joined = Votes.joined([narrow, votes.rows(torch.arange(20, USERS))])
+    targets = torch.randint(0, N_ITEMS, (USERS,), generator=torch.Generator().manual_seed(4))
+    uniform = torch.full((USERS,), -3.0)
+    torch.testing.assert_close(
+        gate.log_likelihood(joined, uniform, targets), gate.log_likelihood(votes, uniform, targets)
+    )
+
+
 @pytest.mark.parametrize("seed", [0, 1])
 def test_fitting_is_repeatable(seed: int) -> None:
     uniform, votes = torch.full((USERS,), -3.0), _votes()
-    fits = [fit_gate(SourceGate(["a", "b"]), votes, uniform, votes.items_BSM[:, 0, 0], steps=20, seed=seed)]
-    fits.append(fit_gate(SourceGate(["a", "b"]), votes, uniform, votes.items_BSM[:, 0, 0], steps=20, seed=seed))
+    targets = votes.items_BX[:, 0].clamp(min=0)
+    fits = [fit_gate(NeighbourGate(["a", "b"]), votes, uniform, targets, steps=20, seed=seed) for _ in range(2)]
     assert fits[0] == fits[1]
