@@ -81,7 +81,9 @@ def _present(path: str | Path, loaded: dict[str, Any], ids: Sequence[str]) -> li
 def _shifted(path: str | Path, item_ids: Sequence[str], first_id: int) -> list[str]:
     odd = next((item for item in item_ids if not (item.isascii() and item.isdigit())), None)
     if odd is not None:
-        raise DataError(f"tokenizer.published_first_id: {first_id} needs raw ids that are numbers, got {odd!r} ({path})")
+        raise DataError(
+            f"tokenizer.published_first_id: {first_id} needs raw ids that are numbers, got {odd!r} ({path})"
+        )
     return [str(int(item) - first_id) for item in item_ids]
 
 

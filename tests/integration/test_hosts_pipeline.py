@@ -8,13 +8,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from genrec.artifacts import read_manifest
 from genrec.bundle import load_bundle
 from genrec.config import Settings
 from genrec.data.load import load_interactions
+from genrec.decoding import generate_ensemble
+from genrec.models import Batch
+from genrec.recommender import Recommender
 from genrec.stages import Pipeline
 from genrec.tokenizer.fit import Tokenizer
+from genrec.tokenizer.joint import JointTable
 from tests.serving import raw_data
 
 pytestmark = pytest.mark.integration
@@ -54,6 +59,31 @@ def test_the_chain_runs_with_every_host(host: str, tmp_path: Path):
     tokenized = pipeline.ensure("tokenize")
     assert ("sasrec" in read_manifest(tokenized).inputs) == (host in ("letter", "mql4grec"))
     assert Tokenizer.load(tokenized).table.n_items == load_interactions(pipeline.ensure("prepare")).n_items
+
+
+def test_published_codes_of_two_tables_are_bundled_and_recommended_from(tmp_path: Path):
+    raw = raw_data(tmp_path)
+    names = [line.split(",")[0] for line in (raw / "items.csv").read_text(encoding="utf-8").splitlines()[1:]]
+    tables: dict[str, dict[str, Any]] = {}
+    for table, shift in (("text", 0), ("image", 7)):
+        codes = {name: [f"<a_{(i + shift) % 8}>", f"<b_{(i + shift) // 8}>"] for i, name in enumerate(names)}
+        path = tmp_path / f"{table}.json"
+        path.write_text(json.dumps(codes), encoding="utf-8")
+        tables[table] = {"kind": "published", "published": str(path), "level_sizes": [8, 9], "unique": "reallocate"}
+    tree = {**TINY, "run": {"name": "tiny", "directory": str(tmp_path / "runs")}, "plugin": {}}
+    tree["data"], tree["model"] = {**TINY["data"], "path": str(raw)}, {**TINY["model"], "backbone": "mql4grec"}
+    tree["tokenizer"] = {**tables["text"], "tables": {"image": tables["image"]}}
+    bundle = load_bundle(Pipeline(Settings.model_validate(tree)).ensure("bundle"))
+    assert str(tmp_path) not in (bundle.path / "settings.yaml").read_text(encoding="utf-8")
+    joint = bundle.sid_table
+    assert isinstance(joint, JointTable)
+    assert [(table.name, table.level_sizes) for table in joint.members] == [("text", (8, 9)), ("image", (8, 9))]
+    recommender = Recommender(bundle)
+    (answer,) = recommender.recommend(["u3"], 5)
+    history = recommender.history_of("u3").astype(np.int64)
+    batch, seen = torch.from_numpy(history[None, -20:]), torch.from_numpy(history[None])
+    expected = generate_ensemble(recommender.backbone, Batch(batch), 5, beams=20, exclude_BS=seen)
+    assert [bundle.catalog.index[entry.item_id] for entry in answer] == expected.items_BK[0].tolist()
 
 
 def test_items_nobody_consumed_have_no_collaborative_vector(tmp_path: Path):
