@@ -40,6 +40,8 @@ def next_item(outputs: Outputs, batch: Batch, term: LossTerm) -> dict[str, Tenso
 
 LOSSES: Mapping[str, Loss] = MappingProxyType({"next-item": next_item})
 """The losses of the hosts, by the name that the settings use."""
+SEPARABLE = frozenset({"next-item"})
+"""Losses that are means over targets: those of parts of a batch add up, each times its share, to that of the whole."""
 
 
 def total_loss(

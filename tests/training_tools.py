@@ -63,6 +63,7 @@ class BagTask:
     name = "bag"
     sid_version = "0123456789abcdef"
     partial_gradients = False
+    separable = True
 
     def __init__(self, data, batch_size=16, seed=0, max_history=5, windows=False, dropout=0.0, slow=0.0, log=None):
         rows = window_rows(data, max_history) if windows else prefix_rows(data, max_history)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from genrec.config import EvaluationSettings, SasRecSettings, TrainingSettings
 from genrec.data.interactions import Interactions
 from genrec.decoding import recommend
-from genrec.losses import LOSSES, Loss, total_loss
+from genrec.losses import LOSSES, SEPARABLE, Loss, total_loss
 from genrec.models.contracts import PAD_ITEM, Batch, MultiTable
 from genrec.models.sasrec import SasRec
 from genrec.training.batching import EpochBatches, TrainingRows, WorkerBatch, prefix_rows, window_rows
@@ -55,6 +55,11 @@ class NextItemTask:
         self.evaluation = evaluation
         self.epochs = EpochBatches(data, rows, training.batch_size, seed, aligned=aligned)
         self.validation_users = sample_users(data, training.validation_users, seed)
+
+    @property
+    def separable(self) -> bool:
+        """Whether a step may be computed in pieces."""
+        return False
 
     def steps_per_epoch(self) -> int:
         """Steps of an epoch."""
@@ -111,6 +116,11 @@ class HostTask(NextItemTask):
         self.sid_version = host.sid_table.version
         self.name = type(backbone).__name__.lower()
         self.host, self.host_terms = host, training.losses
+
+    @property
+    def separable(self) -> bool:
+        """Next-item losses are means over targets; further tasks of a host are drawn once a step."""
+        return all(term.name in SEPARABLE for term in self.terms) and not isinstance(self.host, MultiTable)
 
     def loss(self, batch: Batch, step: int) -> dict[str, Tensor]:
         """The weighted sum of the settings' losses and its parts."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 import torch
@@ -26,6 +26,7 @@ from genrec.config import TrainingSettings
 from genrec.errors import ArtifactError
 from genrec.training.batching import WorkerBatch
 from genrec.training.optim import build_optimizer
+from genrec.training.pieces import in_pieces, piece_size
 from genrec.training.task import Task
 
 OPTIMIZER_FILE = "optimizer.safetensors"
@@ -153,13 +154,24 @@ class SingleStrategy(Strategy):
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         part = WorkerBatch(part.batch.to(self.device), part.share)
-        losses = self.forward(part, step)
+        size = piece_size(self.settings.micro_batch, separable=self.task.separable, device=self.device)
+        pieces = in_pieces(part, size)
         self.optimizer.zero_grad(set_to_none=True)
-        losses["loss"].backward()
+        losses: dict[str, Tensor] = {}
+        for piece in pieces:
+            with nullcontext() if piece is pieces[-1] else self._apart():
+                found = self.forward(piece, step)
+                found["loss"].backward()
+            for name, value in found.items():
+                losses[name] = losses[name] + value.detach() if name in losses else value.detach()
         clip = self.settings.clip_norm or float("inf")
         norm = nn.utils.clip_grad_norm_(self.module.parameters(), clip)
         self.optimizer.step()
-        return {**{name: value.detach() for name, value in losses.items()}, "grad_norm": norm.detach()}
+        return {**losses, "grad_norm": norm.detach()}
+
+    def _apart(self) -> AbstractContextManager[None]:
+        """Within it gradients add up on this worker and are not shared."""
+        return nullcontext()
 
     def save_resume_state(self, directory: Path) -> None:
         """Rank 0 writes the optimizer's state; it is the same on every rank."""
@@ -199,6 +211,10 @@ class DDPStrategy(SingleStrategy):
             broadcast_buffers=False,
             find_unused_parameters=self.task.partial_gradients,
         )
+
+    def _apart(self) -> AbstractContextManager[None]:
+        assert isinstance(self.forward, DistributedDataParallel)
+        return self.forward.no_sync()
 
 
 def full_state(model: nn.Module) -> dict[str, Tensor]:

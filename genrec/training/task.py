@@ -31,6 +31,10 @@ class Task(Protocol):
     sid_version: str | None
     partial_gradients: bool
 
+    @property
+    def separable(self) -> bool:
+        """Whether "loss" is a mean over targets that compares no rows, so that a step may be computed in pieces."""
+
     def steps_per_epoch(self) -> int:
         """Steps of an epoch, whatever the number of workers."""
 

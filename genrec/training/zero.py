@@ -26,7 +26,7 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegative
 from torch import Tensor, nn
 
 from genrec.config import TrainingSettings
-from genrec.errors import ArtifactError
+from genrec.errors import ArtifactError, SettingsError
 from genrec.training.batching import WorkerBatch
 from genrec.training.optim import build_optimizer, parameter_groups
 from genrec.training.strategies import Strategy, full_state
@@ -115,6 +115,11 @@ class DeepSpeedStrategy(Strategy):
     def _prepare(self) -> None:
         if self.device.type == "cpu":
             os.environ.setdefault("DS_ACCELERATOR", "cpu")
+        if self.settings.micro_batch is not None:
+            raise SettingsError(
+                f"training.micro_batch: {self.settings.micro_batch} with strategy 'deepspeed', which computes each "
+                "worker's part whole; leave it out, or use strategy 'ddp'"
+            )
         import deepspeed
 
         logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
