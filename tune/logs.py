@@ -69,7 +69,7 @@ class TensorBoardLog:
 
         final = {FINAL + name: value for name, value in record.metrics.items()}
         told = {name: value if isinstance(value, bool | int | float) else str(value) for name, value in params(record)}
-        for summary in hparams(told, final):
+        for summary in hparams(told, final):  # type: ignore[no-untyped-call]
             writer.file_writer.add_summary(summary)
         for name, value in final.items():
             writer.add_scalar(name, value, int(record.history[-1][EPOCH]) if record.history else 0)

@@ -180,7 +180,7 @@ class TuneSearcher(Searcher):
         super().__init__(metric=EPOCH, mode="max")
         self.source, self.begin = source, begin
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str:
+    def suggest(self, trial_id: str) -> Any:
         """The next trial's configuration."""
         point = self.source.next()
         return Searcher.FINISHED if point is None else self.begin(point)

@@ -193,7 +193,8 @@ class Sweep:
             for value in parameter.ends[:2]
         ]
         variants.append(plan(STAGES, self._settings(self.definition.control)))
-        needed, waiting = set(), [self.definition.stage]
+        needed: set[str] = set()
+        waiting: list[str] = [self.definition.stage]
         while waiting:
             for source in base[waiting.pop()].stage.inputs:
                 if source not in needed:

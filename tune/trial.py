@@ -63,7 +63,7 @@ def _watch(settings: Settings) -> Watch:
         return Watch(report=tune.report)
     from ray.tune.integration.ray_train import TuneReportCallback
 
-    return Watch(callbacks=(TuneReportCallback(),))
+    return Watch(callbacks=(TuneReportCallback(),))  # type: ignore[no-untyped-call]
 
 
 def validation_frame(pipeline: Pipeline, stage: str) -> EvalFrame:
