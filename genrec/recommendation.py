@@ -16,7 +16,7 @@ class Recommendation(BaseModel):
 
     item_id: str = Field(description="raw item id of the catalog, or the id of a generated asset")
     title: str
-    score: float = Field(description="log-probability under the model")
+    score: float = Field(description="log-probability; of several tables' lists (average), their score")
     source: Source = "generated-id"
     evidence: dict[str, Any] = Field(default_factory=dict, description="semantic ID, history items leaned on, ...")
     fidelity: dict[str, Any] | None = Field(None, description="report of the checks; always set for edited or created")
