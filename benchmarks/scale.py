@@ -42,6 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--folder", type=Path, help="keep the files here (else a temporary folder); raw files are reused"
     )
+    parser.add_argument("--resume", action="store_true", help="take phases that are measured in --folder as they are")
     parser.add_argument("--limit-mib", type=int, default=6144, help="most resident memory of any phase")
     add_options(parser)
 
@@ -75,13 +76,20 @@ def _size(args: argparse.Namespace, folder: Path, items: int, *, smallest: bool)
     if not (folder / "raw" / "log.parquet").is_file():
         _phase(args, folder, items, "write")
     found = {}
+    figures = folder / "figures"
+    figures.mkdir(exist_ok=True)
     for phase in ORDER:
         if phase not in phases or (phase == "minilm" and not (smallest and args.minilm)):
             continue
-        if phase in ("embed", "train"):
-            shutil.rmtree(folder / ("cache" if phase == "embed" else "training"), ignore_errors=True)
-        line = _phase(args, folder, items, phase)
-        line["correct"] = bool(line.get("correct", True)) and _complete(phase, line, items)
+        kept = figures / f"{phase}.json"
+        if args.resume and kept.is_file():
+            line = json.loads(kept.read_text())
+        else:
+            if phase in ("embed", "train"):
+                shutil.rmtree(folder / ("cache" if phase == "embed" else "training"), ignore_errors=True)
+            line = _phase(args, folder, items, phase)
+            line["correct"] = bool(line.get("correct", True)) and _complete(phase, line, items)
+            kept.write_text(json.dumps(line))
         print(json.dumps({"phase": phase, "size": items, **line}), flush=True)
         found[phase] = line
     return found
