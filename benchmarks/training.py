@@ -42,10 +42,10 @@ Step = Callable[[Batch], torch.Tensor]
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of this benchmark."""
-    parser.add_argument("--batch-size", type=int, default=512, help="targets a step")
+    parser.add_argument("--batch-size", type=int, default=256, help="targets a step")
     parser.add_argument("--piece", type=int, default=128, help="targets computed at a time")
     parser.add_argument("--bf16", action="store_true", help="time bfloat16 autocast, too")
-    parser.add_argument("--steps", type=int, default=8, help="steps of each side in a round, spread over an epoch")
+    parser.add_argument("--steps", type=int, default=6, help="steps of each side in a round, spread over an epoch")
     parser.add_argument("--rounds", type=int, default=3, help="the sides take turns so often")
     parser.add_argument("--curve-steps", type=int, default=20, help="steps on which the loss curves are compared")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -74,12 +74,12 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         middle = sides["ours"].pieces[args.steps // 2]
         say(profiled(lambda: sides["ours"].train_step(middle)))
     speeds: dict[str, list[float]] = {name: [] for name in sides}
-    for turn in range(args.rounds + 1):
+    for side in sides.values():
+        side.train_step(side.pieces[0])  # warms up
+    for _ in range(args.rounds):
         for name, side in sides.items():
-            speed = side.round()
-            if turn:  # the first round warms up
-                speeds[name].append(speed)
-                say(f"{name}: {speed:.1f} targets/s, {side.tokens:.1f} encoder tokens a target")
+            speeds[name].append(side.round())
+            say(f"{name}: {speeds[name][-1]:.1f} targets/s, {side.tokens:.1f} encoder tokens a target")
     rates = {name: spread(values) for name, values in speeds.items()}
     theirs = rates["theirs"]["median"]
     return {
