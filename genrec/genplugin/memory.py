@@ -152,13 +152,18 @@ class MemoryReader(nn.Module):
 
 
 def encoder_parameters(backbone: Backbone) -> set[str]:
-    """Names of the parameters that ``encode`` depends on."""
+    """Names of the parameters that ``encode`` depends on, frozen or not."""
     assert isinstance(backbone, nn.Module)
     names, parameters = zip(*backbone.named_parameters(), strict=True)
+    trained = [parameter.requires_grad for parameter in parameters]
     history_BT = torch.zeros(1, 2, dtype=torch.int64, device=parameters[0].device)
-    with torch.enable_grad():
-        total = backbone.encode(Batch(history_BT)).states_BTD.sum()
-    found = torch.autograd.grad(total, parameters, allow_unused=True)
+    try:
+        with torch.enable_grad():
+            total = backbone.requires_grad_(True).encode(Batch(history_BT)).states_BTD.sum()
+        found = torch.autograd.grad(total, parameters, allow_unused=True)
+    finally:
+        for parameter, was_trained in zip(parameters, trained, strict=True):
+            parameter.requires_grad_(was_trained)
     return {name for name, gradient in zip(names, found, strict=True) if gradient is not None}
 
 

@@ -8,6 +8,7 @@ neighbours a moment has is read from the retrieval cache, so an epoch costs no s
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,12 +16,14 @@ from torch import Tensor
 
 from genrec.config import EvaluationSettings, TrainingSettings
 from genrec.data.interactions import Interactions
+from genrec.decoding import recommend
 from genrec.genplugin.memory import MemoryReader, freeze_encoder
 from genrec.genplugin.users import UserMemory
 from genrec.models.contracts import Batch
 from genrec.retrieval.cache_table import CachedRows
 from genrec.training.batching import EpochBatches, TrainingRows, prefix_rows
 from genrec.training.next_item import HostTask
+from genrec.training.validation import CUTOFF
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,7 +116,10 @@ class MemoryTask(HostTask):
             assert batch.users_B is not None
             positions_B = self.data.valid_at[batch.users_B.cpu().numpy()].astype(np.int64)
             batch = self.users.extend(batch, positions_B, self.users.valid)
-        return super().recommend(batch, exclude_BS)
+        model: Any = self.model
+        backbone = model.host if model.gated is None else model  # as it will be served
+        beams = max(self.evaluation.beams, CUTOFF)
+        return recommend(backbone, batch, CUTOFF, beams=beams, exclude_BS=exclude_BS).items_BK
 
 
 def latest_rows(data: Interactions, rows: TrainingRows, count: int | None) -> TrainingRows:

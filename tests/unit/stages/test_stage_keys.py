@@ -41,6 +41,15 @@ SPECIAL = {
     "plugin.retrieval": {"finetune"},
     "plugin.gate.steps": {"finetune"},
     "plugin.gate.users": {"finetune"},
+    "plugin.memory.finetune": {"finetune"},
+    "plugin.memory.neighbours": {"finetune"},
+    "plugin.memory.entry": {"finetune"},
+    "plugin.memory.train_positions": {"finetune"},
+    "plugin.memory.epochs": {"finetune"},
+    "plugin.memory.max_steps": {"finetune"},
+    "plugin.memory.max_minutes": {"finetune"},
+    "plugin.memory.learning_rate": {"finetune"},
+    "plugin.memory.patience": {"finetune"},
     "evaluation.beams": {"pretrain", "evaluate"},
     "training.strategy": {"sasrec", "pretrain"},
     "training.workers": {"sasrec", "pretrain"},
@@ -168,7 +177,9 @@ def test_leaves_that_a_host_or_a_kind_of_codes_does_not_read_change_nothing():
     base = keys(Settings())
     assert keys(load_settings(overrides=["model.tasks.cross=0.3", "tokenizer.published_first_id=1"])) == base
     published = ["tokenizer.kind=published", "tokenizer.published=a.json"]
-    first, second = (keys(load_settings(overrides=[*published, *more])) for more in ([], ["tokenizer.published_first_id=1"]))
+    first, second = (
+        keys(load_settings(overrides=[*published, *more])) for more in ([], ["tokenizer.published_first_id=1"])
+    )
     assert {name for name in CHAIN if first[name] != second[name]} == closure({"tokenize"})
 
 
