@@ -175,6 +175,7 @@ def _parallel(result: Result) -> str:
         record
         for record in result.records.trials.values()
         if record.state in ("finished", "stopped")
+        and record.seed in result.choosing
         and metric in record.last
         and all(key in record.params for key in keys)
     ]
