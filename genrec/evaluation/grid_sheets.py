@@ -114,7 +114,7 @@ def _differences(report: GridReport) -> Sheet:
         "resampled, then users. With one seed the two are the same."
     )
     columns = ["arms", "segment", "metric", "seeds", "difference", "over users", "over seeds and users"]
-    return Sheet("Against the control", note, [*columns, "relative", "over seeds and users"], lines)
+    return Sheet("Between arms", note, [*columns, "relative", "relative, over seeds and users"], lines)
 
 
 def _baselines(report: GridReport) -> Sheet:

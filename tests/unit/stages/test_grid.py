@@ -315,7 +315,7 @@ def test_tables_say_the_same_in_markdown_and_html(start):
                 assert text.replace("+", "&#43;") in page.replace("+", "&#43;")
     assert [sheet.title for sheet in sheets(report)] == [
         "toy: ml-100k",
-        "Against the control",
+        "Between arms",
         "Against the baselines",
         "By early stopping and at matched steps",
         "Training",
