@@ -96,12 +96,15 @@ def bundle(context: Context) -> Outcome:
     """What serving needs, in one directory."""
     from genrec.bundle import require_floor, write_bundle
     from genrec.genplugin.augmented import GATE
+    from genrec.genplugin.memory import reads_users
     from genrec.tokenizer.sid_table import SidTable
 
     rows = json.loads((context.inputs["evaluate"] / "metrics.json").read_bytes())
     require_floor(rows, context.settings)
     table = SidTable.load(context.inputs["tokenize"])
     finetuned = context.inputs["finetune"]
+    tuned = finetuned / WEIGHTS
+    has_neighbours = (finetuned / GATE).is_file() or reads_users(context.settings)
     made_with: dict[str, object] = {}
     for manifest in context.manifests.values():
         made_with |= manifest.settings
@@ -114,9 +117,9 @@ def bundle(context: Context) -> Outcome:
     }
     write_bundle(
         context.out,
-        weights=context.inputs["pretrain"] / WEIGHTS,
+        weights=tuned if tuned.is_file() else context.inputs["pretrain"] / WEIGHTS,
         prepared=context.inputs["prepare"],
-        neighbours=finetuned if (finetuned / GATE).is_file() else None,
+        neighbours=finetuned if has_neighbours else None,
         sid_table=table,
         settings=nested(made_with),
         metrics=rows,

@@ -103,7 +103,7 @@ def pretrain(context: Context) -> Outcome:
     """
     settings, manifest = context.settings, context.manifests["tokenize"]
     factory = HostFactory(settings, context.inputs["prepare"].resolve(), context.inputs["tokenize"].resolve())
-    outcome = _train(context, factory, settings.training, manifest.sid_version)
+    outcome = train_task(context, factory, settings.training, manifest.sid_version)
     if settings.plugin.language:
         from genrec.genplugin.plugin import split_weights
 
@@ -119,10 +119,10 @@ def sasrec(context: Context) -> Outcome:
     settings, prepared = context.settings, context.inputs["prepare"].resolve()
     spread = settings.training.model_copy(update={"max_steps": None, "max_minutes": None})
     training = sasrec_training(settings.baselines.sasrec, spread, load_interactions(prepared, training=True))
-    return _train(context, SasRecFactory(settings, training, prepared), training, None)
+    return train_task(context, SasRecFactory(settings, training, prepared), training, None)
 
 
-def _train(context: Context, factory: TaskFactory, training: TrainingSettings, sid_version: str | None) -> Outcome:
+def train_task(context: Context, factory: TaskFactory, training: TrainingSettings, sid_version: str | None) -> Outcome:
     """Train in the scratch directory and bring the best weights and the curves into the artifact."""
     seed, work = context.settings.run.seed, context.scratch.resolve()
     if training.strategy == "single":
