@@ -35,8 +35,6 @@ GROWING = tuple(phase for phase in ORDER if phase not in ("train", "minilm"))
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
-    from benchmarks.scale_phases import add_options
-
     parser.add_argument("--items", type=int, nargs="+", default=[100_000, 1_000_000], help="sizes of the catalog")
     parser.add_argument("--phases", nargs="+", choices=ORDER, help="only these (files of earlier ones)")
     parser.add_argument(
@@ -45,6 +43,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--resume", action="store_true", help="take phases that are measured in --folder as they are")
     parser.add_argument("--limit-mib", type=int, default=6144, help="most resident memory of any phase")
     add_options(parser)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """What driver and phases share."""
+    parser.add_argument("--dimension", type=int, default=128, help="width of the TF-IDF + SVD embeddings")
+    parser.add_argument("--epochs", type=int, default=2, help="of the RQ-VAE; the first one warms up")
+    parser.add_argument("--rqvae-batch", type=int, default=1024, help="items a step of the RQ-VAE")
+    parser.add_argument(
+        "--minilm", type=int, default=20_000, help="texts that MiniLM's throughput is measured on; 0: none"
+    )
+    parser.add_argument("--steps", type=int, default=1000, help="training steps")
+    parser.add_argument("--batch", type=int, default=128, help="training targets a step")
+    parser.add_argument("--threads", type=int, default=1)
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:

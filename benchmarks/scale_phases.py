@@ -20,6 +20,7 @@ import torch
 from safetensors.numpy import load_file, save_file
 
 from benchmarks.common import peak_mib
+from benchmarks.scale import add_options
 from benchmarks.scale_data import write_shop
 from genrec.config import (
     DataSettings,
@@ -227,19 +228,6 @@ PHASES: dict[str, Callable[[Paths, argparse.Namespace], dict[str, Any]]] = {
     "worker": worker,
     "train": train,
 }
-
-
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """What driver and phases share."""
-    parser.add_argument("--dimension", type=int, default=128, help="width of the TF-IDF + SVD embeddings")
-    parser.add_argument("--epochs", type=int, default=2, help="of the RQ-VAE; the first one warms up")
-    parser.add_argument("--rqvae-batch", type=int, default=1024, help="items a step of the RQ-VAE")
-    parser.add_argument(
-        "--minilm", type=int, default=20_000, help="texts that MiniLM's throughput is measured on; 0: none"
-    )
-    parser.add_argument("--steps", type=int, default=1000, help="training steps")
-    parser.add_argument("--batch", type=int, default=128, help="training targets a step")
-    parser.add_argument("--threads", type=int, default=1)
 
 
 def main() -> None:
