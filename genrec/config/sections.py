@@ -251,7 +251,9 @@ class TrainingSettings(Section):
     checkpoint_every: PositiveInt = Field(1, description="epochs between checkpoints")
     checkpoint_steps: PositiveInt | None = Field(None, description="steps between further checkpoints inside an epoch")
     log_every: PositiveInt = Field(10, description="steps between points of the training curves")
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        "auto", description="of matrix products; auto: bf16 on a GPU that has it, fp32 on a CPU"
+    )
     losses: tuple[LossTerm, ...] = (LossTerm(name="next-item"),)
     deepspeed: DeepSpeedSettings = DeepSpeedSettings()
     tensorboard: bool = True
