@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from genrec.evaluation.metrics import MetricRow, PairedDifference
     from genrec.evaluation.rank import GenerateFn
     from genrec.genplugin.augmented import AugmentedGenerator
+    from genrec.models.contracts import Backbone, Batch
     from genrec.models.dense import DenseScorer
     from genrec.retrieval.user_knn import UserKNN
     from genrec.tokenizer.sid_table import SidTable
@@ -158,21 +160,28 @@ def measured_exposure(context: Context, interactions: Interactions, table: SidTa
     from genrec.evaluation.exposure_gauge import measure_exposure
     from genrec.training.strategies import default_device
 
-    settings = context.settings
-    return [
-        measure_exposure(
-            backbone,
-            interactions,
-            "test",
-            settings.evaluation,
-            max_history=settings.data.max_history,
-            model=name,
-            prepare=None if augmented is None else lambda batch, found=augmented: found.look_up(host, batch)[0],
-            device=default_device(),
+    settings, measured = context.settings, []
+    for name, backbone, augmented in generators(context, interactions, table):
+        if name.endswith(AUGMENTED):
+            continue
+        measured.append(
+            measure_exposure(
+                backbone,
+                interactions,
+                "test",
+                settings.evaluation,
+                max_history=settings.data.max_history,
+                model=name,
+                prepare=None if augmented is None else partial(_with_users, augmented, backbone),
+                device=default_device(),
+            )
         )
-        for name, backbone, augmented in generators(context, interactions, table)
-        if not name.endswith(AUGMENTED)
-    ]
+    return measured
+
+
+def _with_users(augmented: AugmentedGenerator, backbone: Backbone, batch: Batch) -> Batch:
+    """The batch with the memory of retrieved users."""
+    return augmented.look_up(backbone, batch)[0]
 
 
 def _user_knn(interactions: Interactions, texts: Sequence[str], settings: RetrievalSettings) -> UserKNN | None:

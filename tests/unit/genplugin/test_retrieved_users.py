@@ -119,7 +119,7 @@ def test_the_same_memory_at_validation_and_when_asked_online(world):
     task = world.task()
     cached = task.users.extend(batch, world.data.valid_at[users].astype(np.int64), task.users.valid)
     augmented = assemble(world.host, world.data, world.texts, world.settings, Path("nowhere"))
-    asked, votes = augmented.look_up(batch)
+    asked, votes = augmented.look_up(world.host, batch)
     assert votes is None
     assert augmented.parts == ("generator",)
     (ours,), (theirs,) = cached.neighbours, asked.neighbours
