@@ -1,7 +1,7 @@
 """TensorBoard and MLflow logs of a sweep, written by the driver from the records, a run each trial.
 
 An epoch's metrics are written once, whether they come while the trial runs or from its record afterwards.
-TensorBoard: ``<sweep>/tensorboard/<key>``, with the HParams plug-in's summaries. MLflow: experiment
+TensorBoard: ``<sweep>/tensorboard/<number>-<role>``, with the HParams plug-in's summaries. MLflow: experiment
 ``sweep/<name>``, one run a trial with parameters, metrics by epoch, the final ones under ``final/`` and the record
 as an artifact.
 """
@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from genrec.errors import SettingsError
 from tune.records import Record, Records
-from tune.trial import EPOCH
+from tune.trial import EPOCH, MEASURES, SEGMENTS
 
 FINAL = "final/"
 _RUN_STATUS = {"finished": "FINISHED", "stopped": "FINISHED", "failed": "FAILED"}
@@ -47,7 +47,7 @@ class TensorBoardLog:
         if record.key not in self._writers:
             from torch.utils.tensorboard import SummaryWriter
 
-            folder = self.directory / record.key
+            folder = self.directory / run_name(record)
             if folder.exists():  # of an earlier attempt, perhaps with half an event at its end: all is in the record
                 shutil.rmtree(folder)
             self._writers[record.key], self._epochs[record.key] = SummaryWriter(str(folder)), set()
@@ -68,8 +68,10 @@ class TensorBoardLog:
         from torch.utils.tensorboard.summary import hparams
 
         final = {FINAL + name: value for name, value in record.metrics.items()}
+        # The page takes the list of metrics from any one trial, so each names all, a failed one too.
+        named = {FINAL + segment + measure: 0.0 for segment in SEGMENTS for measure in MEASURES}
         told = {name: value if isinstance(value, bool | int | float) else str(value) for name, value in params(record)}
-        for summary in hparams(told, final):  # type: ignore[no-untyped-call]
+        for summary in hparams(told, named):  # type: ignore[no-untyped-call]
             writer.file_writer.add_summary(summary)
         for name, value in final.items():
             writer.add_scalar(name, value, int(record.history[-1][EPOCH]) if record.history else 0)
@@ -155,7 +157,7 @@ class MlflowLog:
             self.client.update_run(record.mlflow_run, status="RUNNING")
             return
         tags = {"sweep": self.sweep, "key": record.key, "roles": ", ".join(record.roles)}
-        run = self.client.create_run(self.experiment, run_name=f"{record.order:03d} {record.roles[0]}", tags=tags)
+        run = self.client.create_run(self.experiment, run_name=run_name(record), tags=tags)
         record.mlflow_run = run.info.run_id
         self.records.save(record)
         self._epochs[record.key] = set()
@@ -175,6 +177,11 @@ def local_store(sweep: Path) -> str:
 def values(row: dict[str, float]) -> dict[str, float]:
     """An epoch's metrics without its place in time."""
     return {name: value for name, value in row.items() if name not in (EPOCH, "step")}
+
+
+def run_name(record: Record) -> str:
+    """What people see of a trial: its number and what it was tried for."""
+    return f"{record.order:03d}-{record.roles[0]}"
 
 
 def params(record: Record) -> list[tuple[str, Any]]:

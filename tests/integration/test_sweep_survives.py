@@ -23,6 +23,7 @@ from tensorboard.plugins.hparams import metadata, plugin_data_pb2
 
 from genrec.cli import main as genrec
 from tests.sweeping import changed, start_tune, write_settings
+from tune.logs import run_name
 from tune.records import DONE, Records
 from tune.result import Result
 from tune.sweep import Sweep
@@ -192,9 +193,11 @@ def test_training_validates_as_the_final_measure_does(survived):
 def test_tensorboards_reader_lists_the_grid(survived):
     path, *_ = survived
     records = result_of(path).records
-    assert {p.name for p in (records.directory / "tensorboard").iterdir()} == set(records.trials)
-    for key, record in records.trials.items():
-        events = EventAccumulator(str(records.directory / "tensorboard" / key)).Reload()
+    assert {p.name for p in (records.directory / "tensorboard").iterdir()} == {
+        run_name(record) for record in records.trials.values()
+    }
+    for record in records.trials.values():
+        events = EventAccumulator(str(records.directory / "tensorboard" / run_name(record))).Reload()
         for row in record.history:
             for name in set(row) - {"epoch", "step"}:
                 (value,) = [event.value for event in events.Scalars(name) if event.step == row["epoch"]]
@@ -205,6 +208,9 @@ def test_tensorboards_reader_lists_the_grid(survived):
         started = plugin_data_pb2.HParamsPluginData.FromString(content).session_start_info
         for name, value in record.params.items():
             assert started.hparams[name].number_value == pytest.approx(value)
+        content = events.SummaryMetadata(metadata.EXPERIMENT_TAG).plugin_data.content
+        listed = plugin_data_pb2.HParamsPluginData.FromString(content).experiment
+        assert {f"final/{name}" for name in record.metrics} <= {info.name.tag for info in listed.metric_infos}
 
 
 def test_mlflows_reader_lists_the_grid(survived):
