@@ -142,7 +142,8 @@ def generators(
     settings, finetuned = context.settings, context.inputs["finetune"]
     host = build_backbone(settings.model, table)
     restore_weights(host, context.inputs["pretrain"] / WEIGHTS)
-    name, tuned = settings.model.backbone, host.to(default_device()).eval()
+    name: str = settings.model.backbone
+    tuned = host.to(default_device()).eval()
     yield name, tuned, None
     if settings.plugin.memory.finetune:
         name, tuned = name + MEMORY, tuned_host(context, finetuned)
