@@ -9,6 +9,9 @@ Training shows the decoder true prefixes; generating, it continues what it wrote
 * *Curve.* Accuracy of the positions after the first, when a share of the true input codes is replaced: by random codes
   of the level, or by near ones (the most similar code embedding of the level), as a model's own errors tend to be. As
   a wrong prefix may lead nowhere, all codes of the level are candidates here.
+
+A collision code means nothing after another prefix (it is mostly the first one, and "right" by that alone), so that
+level is told among the positions, but counts neither in the mean gap nor in the curve.
 """
 
 from __future__ import annotations
@@ -42,7 +45,7 @@ class PositionAccuracy:
 
 @dataclass(frozen=True)
 class ErrorPoint:
-    """Accuracy under injected errors, over the positions after the first.
+    """Accuracy under injected errors, over the positions after the first (but a collision level).
 
     Attributes:
         kind: "random" or "near", what replaces an input code.
@@ -64,7 +67,7 @@ class Exposure:
     Attributes:
         model: its name in the tables.
         users: number of users.
-        gap, low, high: mean gap of the positions after the first, and its interval over users.
+        gap, low, high: mean gap of the positions after the first (but a collision level), and its interval over users.
         positions: the accuracies, by position.
         curve: the accuracies under errors, by kind and share.
     """

@@ -67,7 +67,8 @@ def measure_exposure(
         right.append(gauge(batch if prepare is None else prepare(batch), torch.from_numpy(targets[rows])))
     forced_US, own_US, errors_UX = (np.concatenate(parts) for parts in zip(*right, strict=True))
     gap_US = forced_US - own_US
-    later_U = gap_US[:, 1:].mean(axis=1) if gap_US.shape[1] > 1 else np.zeros(len(gap_US))
+    later_US = gap_US[:, 1 : meaningful(backbone.sid_table)]
+    later_U = later_US.mean(axis=1) if later_US.shape[1] else np.zeros(len(gap_US))
     values = np.concatenate([gap_US, errors_UX, later_U[:, None]], axis=1)
     mean, low, high = (bound.tolist() for bound in _intervals(values, settings))
     n_positions, points = gap_US.shape[1], [(kind, share) for kind in KINDS for share in SHARES]
@@ -91,6 +92,7 @@ class _Gauge:
         self.backbone = backbone
         self.trie = TrieTensors.of(backbone.sid_table, device)
         self.ranges = level_ranges(backbone.sid_table)
+        self.n_meaningful = meaningful(backbone.sid_table)
         self.tokens_NL = torch.from_numpy(backbone.sid_table.tokens_NL).to(device)
         self.near_V = near_codes(backbone.token_embedding.weight, self.ranges)
         self.generator = torch.Generator().manual_seed(SEED)
@@ -142,7 +144,7 @@ class _Gauge:
                 logits_BSV = self._logits(memories, torch.where(coins_BS < share, other_BS, true_BS))[:, 1:]
                 right = [
                     logits_BSV[:, s, first:end].argmax(dim=-1) + first == labels_BS[:, s + 1]
-                    for s, (first, end) in enumerate(self.ranges[1:])
+                    for s, (first, end) in enumerate(self.ranges[1 : self.n_meaningful])
                 ]
                 found.append(torch.stack(right).double().mean(dim=0) if right else coins_BS.new_zeros(len(labels_BS)))
         return found
@@ -155,6 +157,11 @@ class _Gauge:
             step = torch.randint(1, max(size, 2), (len(true_BS),), generator=self.generator).to(true_BS.device)
             columns.append((true_BS[:, s] - first + step) % size + first)
         return torch.stack(columns, dim=1) if columns else true_BS
+
+
+def meaningful(table: SidTable) -> int:
+    """Number of levels whose codes mean something by themselves; a collision code only tells a prefix's items apart."""
+    return table.n_levels - int(table.collision_level)
 
 
 def level_ranges(table: SidTable) -> list[tuple[int, int]]:

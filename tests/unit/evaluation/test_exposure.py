@@ -60,7 +60,7 @@ class Copycat:
             if s == 0 and self.blind:
                 believes = torch.zeros_like(believes)
             # Whoever does not know says the level's last code.
-            said = torch.where(believes, true_BL[:, s], torch.tensor(4 * (s + 1)))
+            said = torch.where(believes, true_BL[:, s], torch.tensor(min(4 * (s + 1), self.sid_table.vocab_size - 1)))
             logits[:, 0, s].scatter_(1, said[:, None], 9.0)
         return logits
 
@@ -110,6 +110,22 @@ def test_injected_errors_cost_as_much_as_they_hit():
     assert found.curve[0].accuracy == 1
     everything = next(p for p in found.curve if p.share == 1)
     assert everything.accuracy == pytest.approx(luck.mean())
+
+
+def test_a_collision_level_counts_neither_in_the_gap_nor_in_the_curve():
+    """Its codes are told apart by the prefix alone; the other positions are measured as without it."""
+    codes_NL = np.concatenate([table().codes_NL, np.zeros((ITEMS, 1), np.int32)], axis=1)
+    plain, host = Copycat(blind=True), Copycat(blind=True)
+    host.sid_table = SidTable(codes_NL, (4, 4, 4, 2), collision_level=True)
+    host.token_embedding = torch.nn.Embedding.from_pretrained(torch.eye(host.sid_table.vocab_size))
+    with_it, without = (
+        measure_exposure(h, copied(), "test", SETTINGS, max_history=3, model="copycat") for h in (host, plain)
+    )
+    told = [[(p.teacher_forced, p.own_prefix, p.gap) for p in found.positions] for found in (with_it, without)]
+    assert told[0][:3] == told[1]
+    assert len(with_it.positions) == 4
+    assert (with_it.gap, with_it.low) == (pytest.approx(without.gap), pytest.approx(without.low))
+    assert with_it.curve[0].accuracy == without.curve[0].accuracy
 
 
 def test_near_codes_are_of_the_level_and_the_most_similar():
