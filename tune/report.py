@@ -90,12 +90,12 @@ def verdict_text(result: Result) -> list[str]:
         lines.append("no point beats the defaults")
     elif difference is not None:
         low, high = difference.low, difference.high
-        word = "beats the defaults" if low > 0 else ("is worse than the defaults" if high < 0 else "is not told apart")
+        word = "better than" if low > 0 else ("worse than" if high < 0 else "not told apart from")
         flattered = ", the seed that chose it, so this flatters it" if verdict.chosen_by_same_seed else ""
         lines.append(
-            f"against the defaults it {word}{' from them' if word.endswith('apart') else ''}: {metric} "
+            f"the best is {word} the defaults: {metric} "
             f"{difference.difference:+.4f} [{low:+.4f}, {high:+.4f}] on seeds {', '.join(map(str, verdict.seeds))}"
-            f"{flattered}"
+            f"{flattered}{' (over users alone: one seed)' if len(verdict.seeds) == 1 else ''}"
         )
     if verdict.again is not None:
         noise = f"; noise between seeds {verdict.noise:.4f}" if verdict.noise is not None else ""

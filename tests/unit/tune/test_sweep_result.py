@@ -123,7 +123,7 @@ def test_the_verdict_rests_on_seeds_that_did_not_choose(searched):
         for g in (searched.best, searched.defaults, searched.control)
     ]
     assert verdict.noise == pytest.approx(np.sqrt(np.mean([np.var(pair, ddof=1) for pair in pairs])))
-    assert "beats the defaults" in "\n".join(verdict_text(searched))
+    assert "the best is better than the defaults" in "\n".join(verdict_text(searched))
 
 
 def test_the_report_is_one_page_without_loads(searched):
