@@ -73,6 +73,25 @@ def test_chunks_of_scored_items_change_nothing(monkeypatch):
         torch.testing.assert_close(score(model, batch, everything(table, 2)), whole, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("sizes", [(4, 4, 40), (40, 4), (3, 60)])
+def test_items_behind_one_prefix_are_scored_with_one_decoding(sizes: tuple[int, ...], monkeypatch):
+    """Against each item on its own path, which is what ``visible_BP`` asks for."""
+    table = random_table(90, sizes)
+    model, batch = small(table), Batch(torch.randint(table.n_items, (2, 4)))
+    items = torch.stack([torch.randperm(table.n_items), torch.randint(table.n_items, (90,))])
+    items[1, 80:] = PAD_ITEM
+    decoded, decode = [], model.decode
+    monkeypatch.setattr(model, "decode", lambda *a: decoded.append(a[0].shape[1]) or decode(*a))
+    with torch.no_grad():
+        together = score(model, batch, items)
+        batch.visible_BP = torch.full((2, 90), 4)
+        apart = score(model, batch, items)
+    torch.testing.assert_close(together, apart, rtol=1e-5, atol=1e-5)
+    trie = table.trie
+    inner = (np.diff(trie.first_child) > 1)[: trie.depth_begin[-2]]
+    assert decoded[0] <= inner.sum() < decoded[1]
+
+
 def test_score_leaves_padding_out_and_lets_gradients_through():
     table = random_table(60, (5, 5, 5))
     model, batch = small(table), histories(table, 2)
