@@ -255,6 +255,41 @@ def test_a_search_goes_on_with_what_was_begun_and_repeats_nothing(tmp_path):
     assert last.constraints == {"head/ndcg@10": pytest.approx(0.1 - done.metrics["head/ndcg@10"])}
 
 
+def test_several_objectives_spread_over_their_front(tmp_path):
+    """Optuna knows no stopped trials of several objectives: what was reached stands for them."""
+    objective = {"maximise": ["tail/ndcg@10", "head/ndcg@10"], "keep": None}
+    space = {P1: {"low": 0.0, "high": 1.0}}
+    sweep = Sweep("small", write_settings(tmp_path, {"small": changed(space=space, objective=objective)}))
+    row = {"epoch": 1, "step": 5, "tail/ndcg@10": 0.1, "head/ndcg@10": 0.2, "ndcg@10": 0.15}
+    qualities = {0.2: (0.5, 0.2), 0.4: (0.3, 0.4), 0.6: (0.2, 0.3)}
+    points = [("search", {P1: p}, 0, frame_of(tail, 0, head)) for p, (tail, head) in qualities.items()]
+    same_targets([frame for *_, frame in points])
+    records = fill(sweep, [*points, ("search", {P1: 0.8}, 0, ("stopped", [row]))])
+    study = Proposed(sweep, records, required=None).study
+    assert [direction.name for direction in study.directions] == ["MAXIMIZE"] * 2
+    assert [trial.state.name for trial in study.trials] == ["COMPLETE"] * 4
+    assert study.trials[-1].values == [0.1, 0.2]
+    result = Result(sweep, records)
+    assert {group.params[P1] for group in result.front(result.objective.maximise)} == {0.2, 0.4}
+    assert result.axes == ("tail/ndcg@10", "head/ndcg@10")
+    assert result.required is None
+    assert "Pareto front" in write_report(result).read_text()
+
+
+def test_a_small_space_ends_when_all_of_it_is_tried(tmp_path):
+    space = {"plugin.substitution.top_k": {"values": [2, 3, 4]}}
+    sweep = Sweep("small", write_settings(tmp_path, {"small": changed(space=space, trials=9)}))
+    records = Records(sweep.directory, sweep.identity())
+    source, tried = Proposed(sweep, records, required=None), []
+    while (point := source.next()) is not None:
+        tried.append(point.params["plugin.substitution.top_k"])
+        record = records.begin(point.key, point.params, 0, "search")
+        record.state, record.metrics = "finished", {"tail/ndcg@10": 0.1 * len(tried), "head/ndcg@10": 0.1}
+        source.told(record)
+    assert sorted(tried) == [2, 3, 4]
+    assert source.left == 0
+
+
 def test_records_of_another_definition_are_refused(tmp_path):
     sweep = Sweep("small", write_settings(tmp_path))
     Records(sweep.directory, sweep.identity())
