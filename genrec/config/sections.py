@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -76,6 +76,11 @@ class CodeSettings(Section):
     kind: Literal["rq-vae", "residual-kmeans", "random", "published", "letter"] = Field(
         "rq-vae", description="letter: rq-vae aligned with SASRec's item vectors, which are trained before"
     )
+    embeddings: Literal["text", "collaborative", "both"] = Field(
+        "text",
+        description="what is quantized; collaborative: SASRec's item vectors, which are trained before; both: the two "
+        "side by side",
+    )
     seed: NonNegativeInt = 0
     level_sizes: tuple[PositiveInt, ...] = Field((256, 256, 256), min_length=1, max_length=8)
     unique: Literal["collision-level", "reallocate"] = Field(
@@ -99,13 +104,18 @@ class CodeSettings(Section):
     diversity: NonNegativeFloat = Field(1e-4, description="letter: weight of the diversity of codes")
     clusters: PositiveInt = Field(10, description="letter: equal-sized clusters of each codebook, for the diversity")
 
+    @model_validator(mode="after")
+    def _letter_quantizes_text(self) -> Self:
+        if self.kind == "letter" and self.embeddings != "text":
+            raise ValueError(
+                f"embeddings: kind 'letter' quantizes texts and leans on SASRec's vectors, got {self.embeddings!r}; "
+                "leave it at 'text' or set kind=residual-kmeans"
+            )
+        return self
+
 
 class FurtherTableSettings(CodeSettings):
     """A further table of semantic IDs beside the first."""
-
-    embeddings: Literal["text", "collaborative"] = Field(
-        "text", description="what is quantized; collaborative: SASRec's item vectors, which are trained before"
-    )
 
     def codes(self) -> TokenizerSettings:
         """What the tokenizer of this table is fitted with."""

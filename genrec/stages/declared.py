@@ -36,11 +36,9 @@ def tokenizer_sources(settings: Settings) -> dict[str, Path]:
 
 
 def tokenizer_inputs(settings: Settings) -> tuple[str, ...]:
-    """LETTER's codes follow SASRec's item vectors, and a further table may be made of them; else nobody waits."""
-    further = settings.tokenizer.tables.values()
-    asked = settings.tokenizer.kind == "letter" or any(
-        table.kind == "letter" or table.embeddings == "collaborative" for table in further
-    )
+    """LETTER's codes follow SASRec's item vectors, and a table may be made of them; else nobody waits."""
+    tables = (settings.tokenizer, *settings.tokenizer.tables.values())
+    asked = any(table.kind == "letter" or table.embeddings != "text" for table in tables)
     return ("sasrec",) if asked else ()
 
 
@@ -71,6 +69,7 @@ TRAINING_MANNER = (
 
 HOST_RECIPE = (
     "training.batch_size",
+    "training.micro_batch",
     "training.epochs",
     "training.max_steps",
     "training.max_minutes",
@@ -80,7 +79,7 @@ HOST_RECIPE = (
     "training.losses",
     "training.deepspeed",
 )
-"""Leaves of the train loop for which SASRec has its own, so that tuning the host never trains it again."""
+"""Leaves of the train loop that SASRec does not read or has for itself: tuning the host never trains it again."""
 
 RETRIEVAL_MANNER = (
     "retrieval.train_positions",

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     from genrec.tokenizer.sid_table import SidTable
 
+COLLABORATIVE = "collaborative.safetensors"
+
 
 def prepare(context: Context) -> Outcome:
     """Raw files to catalog, sequences and split."""
@@ -33,6 +35,7 @@ def tokenize(context: Context) -> Outcome:
     from genrec.data.load import load_catalog, load_texts
     from genrec.encoders import encode_catalog, fit_encoder, save_encoder
     from genrec.tokenizer.fit import fit_tokenizer
+    from genrec.tokenizer.spaces import item_space
 
     settings, prepared = context.settings, context.inputs["prepare"]
     texts = load_texts(prepared)
@@ -42,32 +45,34 @@ def tokenize(context: Context) -> Outcome:
     # Kept beside the IDs: the language view reads the embeddings, and new items go through the same encoder.
     save_file({"embeddings": embeddings_NE}, context.out / EMBEDDINGS)
     save_encoder(encoder, context.out / "encoder")
+    vectors_NC = collaborative_vectors(context)
+    if vectors_NC is not None:  # where a new item is placed follows from them
+        save_file({"vectors": vectors_NC}, context.out / COLLABORATIVE)
     table, metrics = fit_tokenizer(
-        embeddings_NE,
+        item_space(settings.tokenizer.embeddings, embeddings_NE, vectors_NC),
         settings.tokenizer,
         context.out,
         item_ids=load_catalog(prepared).item_ids if settings.tokenizer.kind == "published" else None,
-        collaborative_NC=collaborative_vectors(context),
+        collaborative_NC=vectors_NC,
     )
     if settings.tokenizer.tables:
-        table, metrics["tables"] = further_tables(context, table, embeddings_NE)
+        table, metrics["tables"] = further_tables(context, table, embeddings_NE, vectors_NC)
     return Outcome(metrics=metrics, sid_version=table.version)
 
 
-def further_tables(context: Context, first: SidTable, text_NE: NDArray[np.float32]) -> tuple[SidTable, dict[str, Any]]:
+def further_tables(
+    context: Context, first: SidTable, text_NE: NDArray[np.float32], vectors_NC: NDArray[np.float32] | None
+) -> tuple[SidTable, dict[str, Any]]:
     """Make the further tables that the settings name, and join them with the first; metrics by name."""
     from genrec.data.load import load_catalog
     from genrec.tokenizer.fit import fit_tokenizer
-    from genrec.tokenizer.joint import JointTable, filled
+    from genrec.tokenizer.joint import JointTable
+    from genrec.tokenizer.spaces import item_space
 
     item_ids = load_catalog(context.inputs["prepare"]).item_ids
-    vectors_NC = collaborative_vectors(context)
     tables, told = [], {}
     for name, wanted in context.settings.tokenizer.tables.items():
-        rows_NE = text_NE
-        if wanted.embeddings == "collaborative":
-            assert vectors_NC is not None
-            rows_NE = filled(vectors_NC, text_NE)
+        rows_NE = item_space(wanted.embeddings, text_NE, vectors_NC)
         table, told[name] = fit_tokenizer(
             rows_NE, wanted.codes(), context.out, item_ids=item_ids, collaborative_NC=vectors_NC, name=name
         )

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from typing_extensions import override
 
 from genrec.config.sections import FIRST_TABLE
-from genrec.errors import ArtifactError, DataError, VersionMismatchError
+from genrec.errors import ArtifactError, VersionMismatchError
 from genrec.tokenizer.sid_table import SidTable
 
 TABLES = "tables.json"
@@ -159,31 +159,3 @@ def load_tables(directory: Path) -> SidTable:
             "Run `tokenize` again."
         )
     return joint
-
-
-def filled(vectors_NC: NDArray[np.float32], text_NE: NDArray[np.float32], near: int = 5) -> NDArray[np.float32]:
-    """Collaborative vectors for all items: one without gets the mean of those of its nearest neighbours by text.
-
-    Args:
-        vectors_NC: float32 [N, C], a row of NaN for an item that nobody consumed.
-        text_NE: float32 [N, E], text embeddings.
-        near: neighbours of which the mean is taken.
-
-    Raises:
-        DataError: no item has a vector.
-    """
-    import faiss
-
-    missing_N = np.isnan(vectors_NC).any(axis=1)
-    known = np.flatnonzero(~missing_N)
-    if not len(known):
-        raise DataError("tokenizer.tables: no item has a collaborative vector; nothing was consumed in training")
-    if len(known) == len(vectors_NC):
-        return vectors_NC
-    text_NE = np.ascontiguousarray(text_NE / np.linalg.norm(text_NE, axis=1, keepdims=True).clip(min=1e-12))
-    index = faiss.IndexFlatIP(text_NE.shape[1])
-    index.add(text_NE[known])
-    nearest = index.search(text_NE[missing_N], min(near, len(known)))[1]
-    result = vectors_NC.copy()
-    result[missing_N] = vectors_NC[known[nearest]].mean(axis=1)
-    return result

@@ -203,6 +203,9 @@ def test_further_tables_count_by_what_they_are_made_of(tmp_path, monkeypatch):
     collaborative = plan(STAGES, with_tables("tokenizer.tables.taste.embeddings=collaborative"))
     assert "sasrec" in collaborative["tokenize"].inputs
     assert "sasrec" not in plan(STAGES, with_tables("tokenizer.tables.b.seed=1"))["tokenize"].inputs
+    for space in ("collaborative", "both"):
+        first = plan(STAGES, table_settings(log, more=[f"tokenizer.embeddings={space}"]))
+        assert "sasrec" in first["tokenize"].inputs
 
 
 def raw(directory: Path, rows: str) -> Path:

@@ -30,7 +30,7 @@ def test_numbers_may_follow_from_raw_ids_of_a_filtered_catalog(tmp_path):
     assert read_published(path, 2, ["5", "2"], 1).tolist() == [[4, 4], [1, 1]]
     with pytest.raises(DataError, match="no codes of item '5'"):
         read_published(path, 1, ["6"], 1)
-    with pytest.raises(DataError, match="published_first_id: 1 .* 'x'"):
+    with pytest.raises(DataError, match=r"published_first_id: 1 .* 'x'"):
         read_published(path, 1, ["x"], 1)
     with pytest.raises(DataError, match="published_first_id"):
         read_published(path, 2, ["5", "2"])
