@@ -22,13 +22,12 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from torch.nn import functional
 
 from genrec.config import ModelSettings, Settings
 from genrec.errors import ArtifactError
+from genrec.genplugin.attached import Attached
 from genrec.models.attention import RMSNorm, drawn_linear
 from genrec.models.contracts import Backbone, Batch, DecoderCache, Memory, Outputs
-from genrec.tokenizer.sid_table import PAD_TOKEN, SidTable
 
 USERS = "users"
 """Kind of the memory of retrieved users."""
@@ -72,7 +71,7 @@ class GatedUsers(nn.Module):
         return scores_BHTR.masked_fill(hidden_BR[:, None, None], -torch.inf).softmax(-1), value
 
 
-class MemoryReader(nn.Module):
+class MemoryReader(Attached):
     """A host whose decoder reads the memory of retrieved users; implements Backbone.
 
     The users come as ``batch.neighbours`` (kind "users"); without them it is the host.
@@ -83,38 +82,8 @@ class MemoryReader(nn.Module):
     """
 
     def __init__(self, host: nn.Module, gated: GatedUsers | None = None) -> None:
-        super().__init__()
-        assert isinstance(host, Backbone)
-        self.host = host
+        super().__init__(host)
         self.gated = gated
-        table = host.sid_table
-        pad_1L = torch.full((1, table.n_levels), PAD_TOKEN, dtype=torch.int64)
-        self.register_buffer("item_tokens", torch.cat([torch.from_numpy(table.tokens_NL), pad_1L]), persistent=False)
-
-    @property
-    def backbone(self) -> Backbone:
-        """The host."""
-        assert isinstance(self.host, Backbone)
-        return self.host
-
-    @property
-    def sid_table(self) -> SidTable:
-        """The semantic IDs that the host speaks."""
-        return self.backbone.sid_table
-
-    @property
-    def d_model(self) -> int:
-        """D, width of memories and embeddings."""
-        return self.backbone.d_model
-
-    @property
-    def token_embedding(self) -> nn.Embedding:
-        """The host's code embeddings [V, D]."""
-        return self.backbone.token_embedding
-
-    def encode(self, batch: Batch) -> Memory:
-        """The ID history as the host encodes it."""
-        return self.backbone.encode(batch)
 
     def decode(self, inputs: Tensor, memories: Sequence[Memory], visible_BP: Tensor | None = None) -> Tensor:
         """Logits [B, P, S, V] over history and users."""
@@ -124,10 +93,6 @@ class MemoryReader(nn.Module):
         """Prepare step-by-step decoding by the host."""
         return self.backbone.start(self._entered(memories))
 
-    def step(self, tokens_BK: Tensor, cache: DecoderCache) -> Tensor:
-        """Logits [B, K, V] after one further token per beam."""
-        return self.backbone.step(tokens_BK, cache)
-
     def forward(self, batch: Batch) -> Outputs:
         """Teacher-forced logits; the history is encoded as for inference, without dropout and gradients."""
         assert batch.targets_BP is not None
@@ -136,9 +101,7 @@ class MemoryReader(nn.Module):
         with torch.no_grad():
             history = self.encode(batch)
         self.host.train(training)
-        tokens: Tensor = self.item_tokens  # type: ignore[assignment]
-        labels = tokens[batch.targets_BP]
-        inputs = functional.pad(labels[..., :-1], (1, 0), value=PAD_TOKEN)
+        inputs, labels = self.teacher(batch.targets_BP)
         memories = [history, *batch.neighbours]
         return Outputs(self.decode(inputs, memories, batch.visible_BP), labels, memories)
 

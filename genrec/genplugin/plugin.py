@@ -9,26 +9,23 @@ Source: GENPLUGIN, arXiv 2507.03568, section 3.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.nn import functional
 
 from genrec.config import ModelSettings, PluginSettings
+from genrec.genplugin.attached import Attached
 from genrec.genplugin.language_view import LanguageView
 from genrec.genplugin.substitution import believed_embeddings, coins, rate_at, substitute
-from genrec.models.contracts import Backbone, Batch, DecoderCache, Memory, Outputs
-from genrec.tokenizer.sid_table import PAD_TOKEN, SidTable
+from genrec.models.contracts import Batch, Outputs
 
 HOST = "host."
 """Prefix of the host's weights in a plug-in's checkpoint."""
 
 
-class GenPlugin(nn.Module):
+class GenPlugin(Attached):
     """A host with the plug-in attached; implements Backbone by its host's ID path.
 
     Args:
@@ -39,52 +36,10 @@ class GenPlugin(nn.Module):
     """
 
     def __init__(self, host: nn.Module, model: ModelSettings, settings: PluginSettings, embeddings_NE: Tensor) -> None:
-        super().__init__()
-        assert isinstance(host, Backbone)
-        self.host = host
+        super().__init__(host)
         self.settings = settings
         self.language = LanguageView(model, embeddings_NE) if settings.language else None
         self.epoch = 0.0
-        table = host.sid_table
-        pad_1L = torch.full((1, table.n_levels), PAD_TOKEN, dtype=torch.int64)
-        self.register_buffer("item_tokens", torch.cat([torch.from_numpy(table.tokens_NL), pad_1L]), persistent=False)
-
-    @property
-    def backbone(self) -> Backbone:
-        """The host."""
-        assert isinstance(self.host, Backbone)
-        return self.host
-
-    @property
-    def sid_table(self) -> SidTable:
-        """The semantic IDs that the host speaks."""
-        return self.backbone.sid_table
-
-    @property
-    def d_model(self) -> int:
-        """D, width of memories and embeddings."""
-        return self.backbone.d_model
-
-    @property
-    def token_embedding(self) -> nn.Embedding:
-        """The host's code embeddings [V, D], shared by both views."""
-        return self.backbone.token_embedding
-
-    def encode(self, batch: Batch) -> Memory:
-        """The ID history as the host encodes it."""
-        return self.backbone.encode(batch)
-
-    def decode(self, inputs: Tensor, memories: Sequence[Memory], visible_BP: Tensor | None = None) -> Tensor:
-        """Logits [B, P, S, V] of the host."""
-        return self.backbone.decode(inputs, memories, visible_BP)
-
-    def start(self, memories: Sequence[Memory]) -> DecoderCache:
-        """Prepare step-by-step decoding by the host."""
-        return self.backbone.start(memories)
-
-    def step(self, tokens_BK: Tensor, cache: DecoderCache) -> Tensor:
-        """Logits [B, K, V] after one further token per beam."""
-        return self.backbone.step(tokens_BK, cache)
 
     def forward(self, batch: Batch) -> Outputs:
         """Outputs of the ID view; the language view's in ``extra["language_logits"]`` and ``memories[-1]``.
@@ -97,7 +52,7 @@ class GenPlugin(nn.Module):
         assert batch.targets_BP is not None
         memories = [self.encode(batch), *batch.neighbours]
         language = self.language.encode(batch)
-        inputs, labels_BPS = self._teacher(batch.targets_BP)
+        inputs, labels_BPS = self.teacher(batch.targets_BP)
         language_logits = self.decode(inputs, [language], batch.visible_BP)
         extra = {"language_logits": language_logits}
         if self.training and self.substitution_rate > 0:
@@ -112,11 +67,6 @@ class GenPlugin(nn.Module):
         if guidance.p1 * guidance.p2 == 0:
             return 0.0
         return rate_at(self.epoch, guidance.warmup_epochs, guidance.ramp_epochs)
-
-    def _teacher(self, targets_BP: Tensor) -> tuple[Tensor, Tensor]:
-        tokens: Tensor = self.item_tokens  # type: ignore[assignment]
-        labels = tokens[targets_BP]
-        return functional.pad(labels[..., :-1], (1, 0), value=PAD_TOKEN), labels
 
     def _substituted(self, inputs_BPS: Tensor, language_logits: Tensor) -> tuple[Tensor, Tensor]:
         guidance, table = self.settings.substitution, self.sid_table
