@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Annotated, Literal, Self
+from urllib.parse import parse_qs, urlsplit
 
 from pydantic import (
     BaseModel,
@@ -20,6 +21,7 @@ FIRST_TABLE = "text"
 """Name of the table of semantic IDs that every host speaks."""
 
 TableName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]*$")]
+ApiKeys = Annotated[str, Field(pattern=r"^(env:[A-Za-z_][A-Za-z0-9_]*|file:.+)$")]
 
 
 class Section(BaseModel):
@@ -317,8 +319,9 @@ class RetrievalSettings(Section):
         200_000, description="users from which FAISS searches clusters (approximate), not all"
     )
     ivf_probes: PositiveInt = Field(32, description="clusters that a search visits")
-    vote_sources: tuple[Literal["neighbours", "text", "collaborative", "item-knn"], ...] = Field(
-        ("text", "collaborative", "item-knn"), description="who votes for items; neighbours: the merged users"
+    vote_sources: tuple[Literal["neighbours", "text", "collaborative", "item-knn", "sasrec"], ...] = Field(
+        ("text", "collaborative", "item-knn"),
+        description="who votes for items; text, collaborative: users of that path; neighbours: the merged users",
     )
     vote_items: PositiveInt = Field(200, description="items a source votes for (M)")
     vote_popularity_power: float = Field(-0.5, ge=-1, le=0, description="a vote weighs (training count) ** this")
@@ -393,7 +396,15 @@ class ServeSettings(Section):
     max_k: PositiveInt = Field(100, description="largest list a request may ask for")
     max_history: PositiveInt = Field(200, description="longest history a request may send")
     max_exclude: PositiveInt = Field(200, description="most items a request may exclude")
+    max_feedback: PositiveInt = Field(500, description="most events of one batch of feedback")
     max_body_bytes: PositiveInt = 1_000_000
+    store_url: str | None = Field(
+        None,
+        description="postgresql://user@host/database of the feedback store; none: a SQLite file in the run's folder",
+    )
+    api_keys: tuple[ApiKeys, ...] = Field(
+        (), description="env:NAME or file:PATH, each of keys one a line; none: no key"
+    )
     batch_size: PositiveInt = 32
     batch_wait_s: NonNegativeFloat = 0.005
     replicas: PositiveInt = 1
@@ -401,3 +412,19 @@ class ServeSettings(Section):
     max_queued_requests: PositiveInt = 256
     request_timeout_s: PositiveFloat = 30.0
     cpus_per_replica: PositiveFloat = 0.5
+
+    @field_validator("store_url")
+    @classmethod
+    def _no_secret(cls, url: str | None) -> str | None:
+        if url is None:
+            return None
+        try:
+            parts = urlsplit(url)
+            secret = parts.password is not None or "password" in parse_qs(parts.query)
+        except ValueError:
+            raise ValueError("it is no URL; write postgresql://user@host/database") from None
+        if parts.scheme != "postgresql":
+            raise ValueError(f"scheme {parts.scheme!r} is not 'postgresql'; write postgresql://user@host/database")
+        if secret:  # settings are written into the run, in plain text
+            raise ValueError("it holds a password; leave it out and give it by PGPASSWORD or ~/.pgpass")
+        return url

@@ -33,8 +33,9 @@ from genrec.genplugin.gate import TINY, NeighbourGate, Votes, candidates
 from genrec.genplugin.memory import reads_users
 from genrec.genplugin.users import OthersNeighbours, UserMemory
 from genrec.models.contracts import PAD_ITEM, Backbone, Batch
+from genrec.models.dense import DenseScorer, Probabilities
 from genrec.models.item_knn import ItemKNN
-from genrec.models.sasrec import SasRec
+from genrec.models.sasrec import SasRec, SasRecScorer
 from genrec.retrieval.bm25_path import Bm25Users
 from genrec.retrieval.documents import training_histories
 from genrec.retrieval.representations import HistoryEncoder, MeanPooledEncoder, SasRecEncoder
@@ -178,7 +179,8 @@ class AugmentedGenerator:
 def files_needed(settings: Settings) -> tuple[str, ...]:
     """Which of the trained baselines' files the settings ask for."""
     retrieval = retrieval_in_use(settings)
-    sasrec = (SASREC,) if COLLABORATIVE in needed_spaces(retrieval) else ()
+    asked = COLLABORATIVE in needed_spaces(retrieval) or "sasrec" in retrieval.vote_sources
+    sasrec = (SASREC,) if asked else ()
     return (*sasrec, *((ITEM_KNN,) if "item-knn" in retrieval.vote_sources else ()))
 
 
@@ -202,10 +204,14 @@ def assemble(
     retrieval, needed = retrieval_in_use(settings), files_needed(settings)
     device = backbone.token_embedding.weight.device
     encoders: dict[str, HistoryEncoder] = {}
+    scorers: dict[str, DenseScorer] = {}
     if SASREC in needed:
         sasrec = SasRec(settings.baselines.sasrec, interactions.n_items, settings.data.max_history)
         _restore(sasrec, directory / SASREC)
         encoders[COLLABORATIVE] = SasRecEncoder(sasrec.to(device))
+        scorers["sasrec"] = Probabilities(SasRecScorer(sasrec))
+    if ITEM_KNN in needed:
+        scorers["item-knn"] = ItemKNN.load(directory / ITEM_KNN)
     if REPRESENTATION in needed_spaces(retrieval) or reads_users(settings):
         encoders[REPRESENTATION] = MeanPooledEncoder(backbone, settings.data.max_history)
     vectors = _load_vectors(directory / VECTORS)
@@ -216,7 +222,7 @@ def assemble(
         interactions,
         retrieval,
         user_vectors=vectors,
-        item_knn=ItemKNN.load(directory / ITEM_KNN) if ITEM_KNN in needed else None,
+        scorers=scorers,
         text=Bm25Users.fit(interactions, item_texts, retrieval) if "text" in retrieval.paths else None,
     )
     memory, gate = None, None

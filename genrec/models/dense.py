@@ -49,6 +49,25 @@ def padded_histories(
 
 
 @dataclass(frozen=True)
+class Probabilities:
+    """The softmax over the catalog of a scorer whose scores are logits.
+
+    Attributes:
+        scorer: of the logits.
+    """
+
+    scorer: DenseScorer
+
+    def score_histories(
+        self, histories_BT: NDArray[np.int64], users_B: NDArray[np.int64] | None = None
+    ) -> NDArray[np.float32]:
+        """float32 [B, N], each row sums to 1."""
+        logits_BN = self.scorer.score_histories(histories_BT, users_B)
+        weights_BN = np.exp(logits_BN - logits_BN.max(axis=1, keepdims=True))
+        return np.asarray(weights_BN / weights_BN.sum(axis=1, keepdims=True), dtype=np.float32)
+
+
+@dataclass(frozen=True)
 class Blend:
     """Weighted sum of several scorers, each standardised per user (z-scores over the catalog).
 

@@ -53,7 +53,7 @@ class CacheInputs:
         item_texts: N texts.
         encoders: space -> loader of its encoder, called once in each actor; "collaborative" and "representation"
             as far as the settings need them. With one for "representation" the cache also holds the users' vectors.
-        item_knn: fitted on the training part, if it votes.
+        scorers: dense scorers that vote, by the source's name, fitted on the training part.
         exclude_seen: leave what a user has already taken out of the votes.
         splits: which moments to answer for.
     """
@@ -62,7 +62,7 @@ class CacheInputs:
     settings: RetrievalSettings
     item_texts: Sequence[str] = ()
     encoders: Mapping[str, EncoderLoader] = field(default_factory=dict)
-    item_knn: DenseScorer | None = None
+    scorers: Mapping[str, DenseScorer] = field(default_factory=dict)
     exclude_seen: bool = True
     splits: tuple[CacheSplit, ...] = ("train", "valid", "test")
 

@@ -42,7 +42,7 @@ from genrec.retrieval.cache_units import (
     npy_writer,
     unit_path,
 )
-from genrec.retrieval.retriever import REPRESENTATION, Retriever, needed_spaces
+from genrec.retrieval.retriever import REPRESENTATION, Retriever, needed_spaces, require_scorers
 
 log = logging.getLogger(__name__)
 
@@ -122,7 +122,7 @@ def build(
             data,
             settings,
             user_vectors=vectors,
-            item_knn=inputs.item_knn,
+            scorers=inputs.scorers,
             text=shards[0] if len(shards) == 1 else None,
         )
     run("rows", rows, RowWorker, [*given, share(retriever), len(shards)])
@@ -162,8 +162,7 @@ def _check(inputs: CacheInputs) -> None:
             f"retrieval: paths {list(inputs.settings.paths)} and rerank {inputs.settings.rerank!r} need an encoder "
             f"of histories for: {', '.join(missing)}"
         )
-    if "item-knn" in inputs.settings.vote_sources and inputs.item_knn is None:
-        raise SettingsError("retrieval.vote_sources: 'item-knn' needs a fitted item-kNN")
+    require_scorers(inputs.settings, inputs.scorers)
 
 
 def _begin(directory: Path, key: CacheKey) -> None:

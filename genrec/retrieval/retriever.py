@@ -29,6 +29,8 @@ from genrec.retrieval.votes import NeighbourVotes, SparseItems, scorer_votes
 
 COLLABORATIVE = "collaborative"
 REPRESENTATION = "representation"
+SCORERS = {"item-knn": "item-kNN", "sasrec": "SASRec"}
+"""Vote sources that score the whole catalog, and what each needs."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +59,7 @@ class Retriever:
         collaborative: the path by user vectors, likewise.
         representations: the space of the re-ranking; None if it uses the paths' ranks only.
         voters: training items of the users, weighted.
-        item_knn: votes by co-occurrence; None if not a vote source.
+        scorers: dense scorers that vote, by the source's name.
     """
 
     settings: RetrievalSettings
@@ -66,7 +68,7 @@ class Retriever:
     collaborative: CollaborativeUsers | None
     representations: CentredSpace | None
     voters: NeighbourVotes
-    item_knn: DenseScorer | None
+    scorers: Mapping[str, DenseScorer]
 
     @classmethod
     def fit(
@@ -75,7 +77,7 @@ class Retriever:
         settings: RetrievalSettings,
         *,
         user_vectors: Mapping[str, NDArray[np.float32]] | None = None,
-        item_knn: DenseScorer | None = None,
+        scorers: Mapping[str, DenseScorer] | None = None,
         text: Bm25Users | None = None,
     ) -> Retriever:
         """Index the training part of all users.
@@ -84,14 +86,16 @@ class Retriever:
             interactions: the prepared data.
             settings: the retrieval section.
             user_vectors: "collaborative" and "representation" -> float [U, D], made of the training items alone.
-            item_knn: fitted on the training part, for the vote source of that name.
+            scorers: fitted on the training part, for the vote sources of :data:`SCORERS`.
             text: the text path, fitted; None: its results will be handed to :meth:`retrieve`.
 
         Raises:
             SettingsError: the settings ask for a path or a source that was given nothing to work with.
         """
         vectors = {} if user_vectors is None else user_vectors
-        _check(settings, vectors, item_knn)
+        _check(settings, vectors)
+        given = {} if scorers is None else scorers
+        require_scorers(settings, given)
         collaborative = (
             CollaborativeUsers.fit(vectors[COLLABORATIVE], settings) if COLLABORATIVE in settings.paths else None
         )
@@ -103,7 +107,7 @@ class Retriever:
             collaborative,
             representations,
             NeighbourVotes.fit(interactions, settings),
-            item_knn if "item-knn" in settings.vote_sources else None,
+            {source: given[source] for source in settings.vote_sources if source in SCORERS},
         )
 
     def retrieve(
@@ -169,10 +173,9 @@ class Retriever:
         found: Mapping[str, Neighbours],
     ) -> SparseItems:
         m = self.settings.vote_items
-        if source != "item-knn":
+        if source not in self.scorers:
             return self.voters.vote(found[source], m, seen_BT)
-        assert self.item_knn is not None, "fitted without item-kNN"
-        return scorer_votes(self.item_knn, recent_BT, users_B, m, n_items=self.n_items, seen_BT=seen_BT)
+        return scorer_votes(self.scorers[source], recent_BT, users_B, m, n_items=self.n_items, seen_BT=seen_BT)
 
 
 def needed_spaces(settings: RetrievalSettings) -> tuple[str, ...]:
@@ -181,12 +184,15 @@ def needed_spaces(settings: RetrievalSettings) -> tuple[str, ...]:
     return (*collaborative, *(() if settings.rerank == "paths" else (REPRESENTATION,)))
 
 
-def _check(
-    settings: RetrievalSettings, vectors: Mapping[str, NDArray[np.float32]], item_knn: DenseScorer | None
-) -> None:
+def require_scorers(settings: RetrievalSettings, scorers: Mapping[str, DenseScorer]) -> None:
+    """Raises SettingsError for a vote source without its scorer."""
+    for source in settings.vote_sources:
+        if source in SCORERS and source not in scorers:
+            raise SettingsError(f"retrieval.vote_sources: {source!r} needs a fitted {SCORERS[source]}")
+
+
+def _check(settings: RetrievalSettings, vectors: Mapping[str, NDArray[np.float32]]) -> None:
     for space in needed_spaces(settings):
         if space not in vectors:
             key = "paths" if space == COLLABORATIVE else "rerank"
             raise SettingsError(f"retrieval.{key}: {getattr(settings, key)!r} needs {space} vectors of the users")
-    if "item-knn" in settings.vote_sources and item_knn is None:
-        raise SettingsError("retrieval.vote_sources: 'item-knn' needs a fitted item-kNN")

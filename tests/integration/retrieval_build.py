@@ -58,7 +58,7 @@ def inputs_of(n_users: int) -> CacheInputs:
         np.zeros(len(texts), dtype=bool),
     )
     loaders = {"collaborative": partial(encoder, 1, len(texts)), "representation": partial(encoder, 2, len(texts))}
-    return CacheInputs(data, SETTINGS, texts, loaders, ItemKNN.fit(data, ItemKNNSettings()))
+    return CacheInputs(data, SETTINGS, texts, loaders, {"item-knn": ItemKNN.fit(data, ItemKNNSettings())})
 
 
 def start_ray() -> None:

@@ -135,6 +135,19 @@ def test_merged_neighbours_vote_by_the_hosts_representations(tmp_path):
     torch.testing.assert_close(scored.exp().sum(1), torch.ones(8), atol=1e-4, rtol=0)
 
 
+def test_sasrec_votes_with_its_probabilities(tmp_path):
+    world = World(tmp_path, vote_sources=["sasrec", "item-knn"], vote_items=ITEMS)
+    batch, seen = world.batch(np.arange(8))
+    votes = world.augmented.votes(world.host, batch, seen)
+    logits = world.augmented.retriever.scorers["sasrec"].scorer.score_histories(batch.history_BT.numpy())
+    wanted = torch.from_numpy(logits).softmax(1)
+    for row in range(8):
+        allowed = sorted(set(range(ITEMS)) - set(seen[row].tolist()))
+        assert votes.items_BX[row, : len(allowed)].tolist() == allowed
+        given = votes.weights_BXS[row, : len(allowed), 0]
+        torch.testing.assert_close(given, wanted[row, allowed] / wanted[row, allowed].sum(), rtol=1e-3, atol=1e-6)
+
+
 def test_absent_or_damaged_parts_are_named(world, tmp_path):
     assert load_augmented(world.host, world.data, world.texts, world.settings, tmp_path) is None
     with pytest.raises(ArtifactError, match=r"sasrec\.safetensors: does not fit these settings"):

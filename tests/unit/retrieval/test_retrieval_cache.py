@@ -37,7 +37,7 @@ def inputs(tastes) -> CacheInputs:
     torch.manual_seed(0)
     model = SasRec(SasRecSettings(d_model=16, layers=1, heads=1, dropout=0.0), data.n_items, 20)
     loaders = {"collaborative": lambda: SasRecEncoder(model), "representation": lambda: SasRecEncoder(model)}
-    return CacheInputs(data, SETTINGS, texts, loaders, ItemKNN.fit(data, ItemKNNSettings()))
+    return CacheInputs(data, SETTINGS, texts, loaders, {"item-knn": ItemKNN.fit(data, ItemKNNSettings())})
 
 
 @pytest.fixture(scope="module")
@@ -180,5 +180,5 @@ def test_missing_parts_are_named_before_any_work(inputs: CacheInputs, tmp_path: 
     with pytest.raises(SettingsError, match="collaborative, representation"):
         build_cache_local(tmp_path, replace(inputs, encoders={}), inputs.key(**NAMES))
     with pytest.raises(SettingsError, match="'item-knn' needs a fitted item-kNN"):
-        build_cache_local(tmp_path, replace(inputs, item_knn=None), inputs.key(**NAMES))
+        build_cache_local(tmp_path, replace(inputs, scorers={}), inputs.key(**NAMES))
     assert not list(tmp_path.iterdir())
