@@ -24,7 +24,7 @@ from genrec.stages.stage import flatten
 from tune.settings import Parameter, load_sweeps
 
 Role = Literal["control", "defaults", "grid", "search", "confirm"]
-JUDGES = ("run", "data", "evaluation", "ray", "serve", "bundle")
+JUDGES = ("run", "data", "evaluation", "ray", "serve", "bundle", "cluster")
 """Sections that decide what trials are judged by or where they run; they are not swept."""
 MANNER = {"training.checkpoint_every": 1, "training.checkpoint_steps": None}
 """A trial tells of every epoch, and only of whole ones; no key depends on these."""

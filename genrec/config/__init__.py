@@ -1,5 +1,6 @@
 """Settings: one strict tree, read from ray_config.yaml and overridden by ``--set a.b=c``."""
 
+from genrec.config.cluster import ClusterSettings, WorkerGroupSettings
 from genrec.config.grids import ArmSettings, Cell, GridSettings, grid_cells, load_grids
 from genrec.config.load import load_settings, resolved_yaml
 from genrec.config.plugin import AlignmentSettings, PluginSettings, SubstitutionSettings
@@ -31,6 +32,7 @@ __all__ = [
     "BaselineSettings",
     "BundleSettings",
     "Cell",
+    "ClusterSettings",
     "DataSettings",
     "DeepSpeedSettings",
     "EncoderSettings",
@@ -51,6 +53,7 @@ __all__ = [
     "TaskMixSettings",
     "TokenizerSettings",
     "TrainingSettings",
+    "WorkerGroupSettings",
     "grid_cells",
     "load_grids",
     "load_settings",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pydantic import model_validator
 
+from genrec.config.cluster import ClusterSettings
 from genrec.config.plugin import PluginSettings
 from genrec.config.sections import (
     BaselineSettings,
@@ -38,6 +39,7 @@ class Settings(Section):
     bundle: BundleSettings = BundleSettings()
     ray: RaySettings = RaySettings()
     serve: ServeSettings = ServeSettings()
+    cluster: ClusterSettings = ClusterSettings()
 
     @model_validator(mode="after")
     def _combinations(self) -> Settings:
