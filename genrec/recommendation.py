@@ -34,7 +34,7 @@ class FeedbackEvent(BaseModel):
     item_id: str
     position: int = Field(ge=0, description="0-based position of the item in the list")
     propensity: float = Field(gt=0, le=1, description="probability with which the policy showed it there")
-    action: Literal["impression", "click", "like", "skip", "dislike", "purchase"]
+    action: Literal["impression", "click", "like", "skip", "dislike", "purchase", "consume"]
     dwell_s: float | None = Field(None, ge=0)
     text: str | None = Field(None, max_length=2000)
     time: float = Field(description="Unix seconds")

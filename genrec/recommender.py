@@ -48,12 +48,16 @@ class RecommendRequest:
         history: raw item ids, oldest first, used in place of the known history; or None.
         k: length of the list.
         exclude: raw item ids that must not be listed, besides those of the history.
+        recent: raw item ids that the user took up after the bundle's data ends, oldest first: they extend the
+            known history, or are the history of a user whom the bundle does not know. Ids that the catalog
+            lacks are passed over, for feedback outlives catalogs.
     """
 
     user_id: str | None
     history: tuple[str, ...] | None
     k: int
     exclude: tuple[str, ...] = ()
+    recent: tuple[str, ...] = ()
 
 
 class Recommender:
@@ -195,7 +199,11 @@ class Recommender:
             return np.asarray([self._index_of(item, "history") for item in request.history], dtype=np.int32)
         if request.user_id is None:
             raise RequestError("user_id, history: both are missing; send one of them")
-        return self.history_of(request.user_id)
+        known = self.bundle.catalog.index
+        recent = np.asarray([known[item] for item in request.recent if item in known], dtype=np.int32)
+        if len(recent) and request.user_id not in self._user_index:
+            return recent
+        return np.concatenate([self.history_of(request.user_id), recent])
 
     def _user(self, user_id: str | None) -> int:
         return -1 if user_id is None else self._user_index.get(user_id, -1)

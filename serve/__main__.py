@@ -153,11 +153,12 @@ def _stop(settings: Settings, console: Console) -> int:
 
 
 def _announce(state: Running, console: Console) -> None:
+    headers = "-H 'content-type: application/json'" + (' -H "Authorization: Bearer $KEY"' if state.secured else "")
     lines = [
         f"serving  {state.url}  (bundle {state.version})",
         f"docs     {state.url}/docs",
         *([f"ray      {state.dashboard}"] if state.dashboard else []),
-        f"try      curl -s {state.url}/v1/recommendations -H 'content-type: application/json' -d '{state.example}'",
+        f"try      curl -s {state.url}/v1/recommendations {headers} -d '{state.example}'",
     ]
     console.print("\n".join(lines), markup=False, highlight=False)
 

@@ -5,11 +5,14 @@
 
 import re
 import time
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Annotated, Any
 from uuid import uuid4
 
-from fastapi import Body, FastAPI, Path, Request
+from fastapi import Body, FastAPI, Path, Request, Security
 from fastapi.responses import HTMLResponse, RedirectResponse
+from fastapi.security import HTTPBearer
 
 from genrec import __version__
 from genrec.config import ServeSettings
@@ -18,9 +21,21 @@ from serve.backend import Backend
 from serve.body import BodyGuard
 from serve.docs_page import docs_page
 from serve.errors import ApiError, add_error_handlers, not_ready
-from serve.feedback_log import DETERMINISTIC, ShownItem, ShownList, ShownLog
-from serve.models import MAX_ID_LENGTH, ErrorReply, Health, Item, ModelCard, Shown, request_type
+from serve.journal import Journal
+from serve.keys import KeyGuard
+from serve.models import (
+    MAX_ID_LENGTH,
+    ErrorReply,
+    FeedbackReply,
+    Health,
+    Item,
+    ModelCard,
+    Shown,
+    feedback_type,
+    request_type,
+)
 from serve.recommender import Refusal
+from serve.shown import DETERMINISTIC, ShownItem, ShownList
 
 HEALTH_TIMEOUT_S = 2.0
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{8,64}")
@@ -28,6 +43,7 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{8,64}")
 _RETRY = {"Retry-After": {"description": "seconds to wait", "schema": {"type": "integer"}}}
 _ERRORS: dict[int | str, dict[str, Any]] = {
     400: {"description": "the request is malformed"},
+    401: {"description": "no key of this service was sent"},
     404: {"description": "unknown user or item"},
     413: {"description": "the body is larger than serve.max_body_bytes"},
     415: {"description": "the body is not JSON in UTF-8"},
@@ -41,14 +57,17 @@ def _errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: {"model": ErrorReply, **_ERRORS[status]} for status in statuses}
 
 
-def create_api(limits: ServeSettings, backend: Backend, log: ShownLog) -> FastAPI:
+def create_api(limits: ServeSettings, backend: Backend, journal: Journal, keys: Sequence[bytes] = ()) -> FastAPI:
     """The endpoint.
 
     Args:
         limits: settings.serve.
         backend: the recommender.
-        log: where lists are logged before they are sent.
+        journal: where feedback goes, and lists before they are sent.
+        keys: digests of the keys, one of which every route but health asks for; none: no key is asked for.
     """
+    secured: Any = [Security(HTTPBearer(auto_error=False))] if keys else []  # the schema says it; KeyGuard does it
+    locked = (401,) if keys else ()
     api = FastAPI(
         title="genrec",
         version=__version__,
@@ -57,29 +76,44 @@ def create_api(limits: ServeSettings, backend: Backend, log: ShownLog) -> FastAP
         redoc_url=None,
     )
     api.add_middleware(BodyGuard, max_bytes=limits.max_body_bytes)
+    if keys:
+        api.add_middleware(KeyGuard, digests=keys)  # added last, it stands first
     add_error_handlers(api)
-    body_type = request_type(limits)
+    body_type, batch_type = request_type(limits), feedback_type(limits)
 
-    @api.post("/v1/recommendations", responses=_errors(400, 404, 413, 415, 422, 503, 504))
+    @api.post(
+        "/v1/recommendations", dependencies=secured, responses=_errors(*locked, 400, 404, 413, 415, 422, 503, 504)
+    )
     async def recommendations(body: Annotated[body_type, Body()], http: Request) -> Shown:  # type: ignore[valid-type]
         """Recommend items to a known user, or for a history that is sent along."""
         request: RecommendRequest = body.to_request()  # type: ignore[attr-defined]
+        if request.user_id is not None:
+            request = replace(request, recent=await journal.recent(request.user_id))
         answer = _granted(await backend.recommend(request))
         shown = Shown(
+            list_id=uuid4().hex,
             request_id=_request_id(http),
             bundle_version=answer.version,
             sid_version=answer.sid_version,
             items=answer.items,
         )
-        log.append(_logged(request, shown))
+        await journal.shown(_logged(request, shown))
         return shown
 
-    @api.get("/v1/items/{item_id}", responses=_errors(404, 422, 503, 504))
+    @api.post("/v1/feedback", dependencies=secured, responses=_errors(*locked, 400, 413, 415, 422, 503))
+    async def feedback(body: Annotated[batch_type, Body()]) -> FeedbackReply:  # type: ignore[valid-type]
+        """Store what users did, each event once; durable when the reply comes, and counted from the next list on."""
+        now = time.time()
+        events = [entry.event(now) for entry in body.events]  # type: ignore[attr-defined]
+        stored = await journal.feedback(events)
+        return FeedbackReply(stored=stored, duplicates=len(events) - stored)
+
+    @api.get("/v1/items/{item_id}", dependencies=secured, responses=_errors(*locked, 404, 422, 503, 504))
     async def item(item_id: Annotated[str, Path(min_length=1, max_length=MAX_ID_LENGTH)]) -> Item:
         """Look an item up by its raw id."""
         return Item(**_granted(await backend.item(item_id)))
 
-    @api.get("/v1/model", responses=_errors(503, 504))
+    @api.get("/v1/model", dependencies=secured, responses=_errors(*locked, 503, 504))
     async def model() -> ModelCard:
         """The model card of the loaded bundle."""
         return ModelCard(**await backend.card())
@@ -127,10 +161,12 @@ def _request_id(http: Request) -> str:
 
 def _logged(request: RecommendRequest, shown: Shown) -> ShownList:
     return ShownList(
-        time=time.time(),
+        list_id=shown.list_id,
         request_id=shown.request_id,
+        time=time.time(),
         user_id=request.user_id,
         history=request.history,
+        recent=request.recent,
         k=request.k,
         bundle_version=shown.bundle_version,
         sid_version=shown.sid_version,

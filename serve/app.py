@@ -19,13 +19,13 @@ from ray.serve.handle import DeploymentHandle
 from genrec.config import ServeSettings, Settings, load_settings
 from serve.api import create_api
 from serve.backend import HandleBackend
-from serve.feedback_log import ShownLog
-from serve.process import run_directory
+from serve.journal import Journal
+from serve.keys import load_digests
 from serve.recommender import RecommenderReplica
+from serve.store import FeedbackStore, store_url
 
 APP_NAME = "genrec"
 INGRESS_CPUS = 0.1
-FEEDBACK_LOG = Path("feedback") / "shown.jsonl"
 
 
 class IngressReplica:
@@ -34,17 +34,21 @@ class IngressReplica:
     Args:
         limits: settings.serve.
         recommender: handle of the recommender deployment.
-        log: file of the lists shown.
+        store: URL of the feedback store.
+        keys: digests of the API keys.
     """
 
-    def __init__(self, limits: ServeSettings, recommender: DeploymentHandle[Any], log: str) -> None:
+    def __init__(
+        self, limits: ServeSettings, recommender: DeploymentHandle[Any], store: str, keys: tuple[bytes, ...]
+    ) -> None:
         self._limits = limits
         self._backend = HandleBackend(recommender, limits.request_timeout_s)
-        self._log = ShownLog(Path(log))
+        self._journal = Journal(FeedbackStore(store))
+        self._keys = keys
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Called by Serve in the replica: the app is built from the settings, nothing at import."""
-        return create_api(self._limits, self._backend, self._log)
+        return create_api(self._limits, self._backend, self._journal, self._keys)
 
 
 def build(settings: Settings, bundle: Path) -> Application:
@@ -53,8 +57,11 @@ def build(settings: Settings, bundle: Path) -> Application:
     Args:
         settings: the validated tree.
         bundle: directory of the bundle, visible to every node that runs a replica.
+
+    Raises:
+        ApiKeysError: there is no usable key where settings.serve.api_keys says.
     """
-    limits = settings.serve
+    limits, keys = settings.serve, load_digests(settings.serve.api_keys)
     recommender = serve.deployment(
         name="recommender",
         num_replicas=limits.replicas,
@@ -73,7 +80,7 @@ def build(settings: Settings, bundle: Path) -> Application:
         max_constructor_retry_count=3,
         ray_actor_options={"num_cpus": INGRESS_CPUS},
     )(serve.ingress()(IngressReplica))
-    return ingress.bind(limits, recommender, str(run_directory(settings) / FEEDBACK_LOG))
+    return ingress.bind(limits, recommender, store_url(settings), keys)
 
 
 class BuildArguments(BaseModel):

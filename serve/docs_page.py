@@ -45,7 +45,7 @@ def _operation(method: str, path: str, operation: Mapping[str, Any], schema: Map
 
 
 def _examples(body: Mapping[str, Any], schema: Mapping[str, Any]) -> list[Any]:
-    parts = [part["$ref"].rsplit("/", 1)[1] for part in body.get("oneOf", [])]
+    parts = [part["$ref"].rsplit("/", 1)[1] for part in body.get("oneOf", [body])]
     return [schema["components"]["schemas"][part].get("example") for part in parts]
 
 

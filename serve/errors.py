@@ -95,7 +95,7 @@ def explain(errors: Sequence[Mapping[str, Any]]) -> tuple[str | None, str]:
     """Field and message of the first of pydantic's errors."""
     first = errors[0]
     location = [str(part) for part in first["loc"]]
-    if location.pop(0) == "body" and location:
+    if location.pop(0) == "body" and location and location[0] in {"user", "history"}:
         location.pop(0)  # which of the two kinds of request was meant
     field = ".".join(location) or None
     kind, given = first["type"], first.get("input")

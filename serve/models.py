@@ -7,13 +7,14 @@ which field is there, so that an error speaks of the one that was meant.
 (No ``from __future__ import annotations`` here: FastAPI reads these annotations at run time.)
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 
 from genrec.config import ServeSettings
 from genrec.recommendation import Recommendation
 from genrec.recommender import RecommendRequest
+from serve.store import Event, Kind
 
 MAX_ID_LENGTH = 256
 DEFAULT_K = 10
@@ -26,6 +27,8 @@ def _whole(value: Any) -> Any:
 
 WholeNumber = Annotated[int, BeforeValidator(_whole)]
 ItemId = Annotated[str, Field(min_length=1, max_length=MAX_ID_LENGTH)]
+StoredId = Annotated[str, Field(min_length=1, max_length=MAX_ID_LENGTH, pattern=r"^[^\x00]+$")]
+"""An id as databases take it: PostgreSQL has no character NUL."""
 
 
 class RecommendBody(BaseModel):
@@ -50,10 +53,45 @@ class RecommendBody(BaseModel):
 class Shown(BaseModel):
     """The list to show, best first."""
 
-    request_id: str = Field(description="names this list; send it along with feedback")
+    list_id: str = Field(description="names this list; send it along with feedback")
+    request_id: str = Field(description="of this request, as in the X-Request-ID header and the logs")
     bundle_version: str = Field(description="version of the bundle that answered")
     sid_version: str = Field(description="version of the semantic IDs")
     items: list[Recommendation]
+
+
+class FeedbackEntry(BaseModel):
+    """What a user did with an item, on a list or elsewhere."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    event_id: StoredId = Field(description="chosen by the client, a UUID at best; sent again, it is stored once")
+    user_id: StoredId = Field(description="raw id; a user whom the bundle does not know gets a history by this")
+    item_id: StoredId = Field(description="raw item id; kept even if the loaded catalog lacks it")
+    kind: Kind = Field(description="like and consume add the item to the user's history, from the next list on")
+    list_id: StoredId | None = Field(None, description="the list it was done on")
+    position: WholeNumber | None = Field(None, ge=0, lt=2**31, description="0-based place of the item in that list")
+    time: float | None = Field(
+        None, ge=0, allow_inf_nan=False, description="Unix seconds, when it was done; none or later than now: now"
+    )
+
+    @model_validator(mode="after")
+    def _placed(self) -> Self:
+        if self.position is not None and self.list_id is None:
+            raise ValueError("a position needs the list_id that it is in")
+        return self
+
+    def event(self, now: float) -> Event:
+        """The same as the store takes it, received ``now`` (Unix seconds)."""
+        done = now if self.time is None else min(self.time, now)
+        return Event(**{**self.model_dump(), "time": done, "received": now})
+
+
+class FeedbackReply(BaseModel):
+    """All events of the batch are stored, durably."""
+
+    stored: int = Field(description="events that were new")
+    duplicates: int = Field(description="events whose ids were stored before, left as they were")
 
 
 class Item(BaseModel):
@@ -131,3 +169,19 @@ def request_type(limits: ServeSettings) -> Any:
 def _kind(body: Any) -> str:
     sent = body if isinstance(body, dict) else vars(body) if isinstance(body, RecommendBody) else {}
     return "history" if "history" in sent else "user"
+
+
+def feedback_type(limits: ServeSettings) -> Any:
+    """The type of a batch of feedback under these limits."""
+    entry = {"event_id": "5f0c...", "user_id": "196", "item_id": "50", "kind": "like"}
+
+    class FeedbackBatch(BaseModel):
+        """Events in the order in which they happened."""
+
+        model_config = ConfigDict(
+            extra="forbid", strict=True, frozen=True, json_schema_extra={"example": {"events": [entry]}}
+        )
+
+        events: list[FeedbackEntry] = Field(min_length=1, max_length=limits.max_feedback)
+
+    return FeedbackBatch

@@ -44,6 +44,7 @@ class Running:
         version: of the bundle.
         dashboard: URL of Ray's dashboard; None without one.
         example: body of a request that it can answer.
+        secured: it asks for an API key.
     """
 
     pid: int
@@ -52,6 +53,7 @@ class Running:
     version: str
     dashboard: str | None
     example: str
+    secured: bool = False
 
 
 def run_directory(settings: Settings) -> Path:

@@ -25,7 +25,9 @@ from ray.serve.schema import LoggingConfig
 from genrec.bundle import load_bundle
 from genrec.config import Settings
 from serve.app import APP_NAME, INGRESS_CPUS, build
+from serve.keys import load_digests
 from serve.process import READY_TIMEOUT_S, Running, ServiceError, healthy
+from serve.store import FeedbackStore, store_url
 
 logger = logging.getLogger(__name__)
 
@@ -42,10 +44,14 @@ def service(settings: Settings, bundle: Path) -> Iterator[Running]:
 
     Raises:
         ArtifactError: the bundle is absent, incomplete or altered.
+        ApiKeysError: there is no usable key where settings.serve.api_keys says.
+        StoreError: the feedback store cannot be opened.
         ServiceError: the port is taken, the cluster is too small, or a replica cannot start.
     """
     assert not ray.is_initialized(), "the service starts and ends Ray itself"
-    loaded = load_bundle(bundle)  # its faults are told before a cluster is started
+    secured = bool(load_digests(settings.serve.api_keys))  # this and the next: faults are told before a cluster starts
+    FeedbackStore(store_url(settings)).close()
+    loaded = load_bundle(bundle)
     version, example = loaded.version, {"user_id": str(loaded.interactions.user_ids[0]), "k": 5}
     del loaded
     local = settings.ray.address is None
@@ -66,7 +72,7 @@ def service(settings: Settings, bundle: Path) -> Iterator[Running]:
         host = "127.0.0.1" if settings.serve.host in {"0.0.0.0", "::"} else settings.serve.host  # noqa: S104
         url = f"http://{host}:{port}"
         _await_ready(url)
-        yield Running(os.getpid(), url, str(bundle.resolve()), version, dashboard, json.dumps(example))
+        yield Running(os.getpid(), url, str(bundle.resolve()), version, dashboard, json.dumps(example), secured)
     finally:
         _end(local=local)
 

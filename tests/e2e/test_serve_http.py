@@ -30,8 +30,8 @@ from hypothesis import HealthCheck
 from genrec.bundle import Bundle, load_bundle
 from genrec.decoding import generate
 from genrec.models.contracts import PAD_ITEM, Batch
-from serve.feedback_log import read_shown
 from serve.process import Running, owner, running
+from serve.store import SQLITE_FILE, FeedbackStore, sqlite_url
 from tests.serving import ITEMS, USERS, pipeline_bundle
 
 pytestmark = pytest.mark.e2e
@@ -170,13 +170,25 @@ def offline(bundle: Bundle, users: int) -> list[list[tuple[str, float]]]:
 
 def test_every_list_shown_is_logged_with_positions_and_propensity(service: Service, client: httpx.Client) -> None:
     shown = client.post("/v1/recommendations", json={"user_id": "u3", "k": 4}).json()
-    logged = next(
-        one for one in read_shown(service.run / "feedback" / "shown.jsonl") if one.request_id == shown["request_id"]
-    )
+    store = FeedbackStore(sqlite_url(service.run / SQLITE_FILE))
+    (logged,) = store.lists(shown["request_id"])
+    store.close()
+    assert logged.list_id == shown["list_id"]
     assert (logged.user_id, logged.k, logged.bundle_version) == ("u3", 4, service.state.version)
     assert [(item.item_id, item.position, item.propensity) for item in logged.items] == [
         (entry["item_id"], i, 1.0) for i, entry in enumerate(shown["items"])
     ]
+
+
+def test_feedback_is_stored_once_and_changes_the_next_list(client: httpx.Client) -> None:
+    listed = client.post("/v1/recommendations", json={"user_id": "u5", "k": K}).json()
+    best = listed["items"][0]["item_id"]
+    told = {"event_id": "e1", "user_id": "u5", "item_id": best, "kind": "consume"}
+    body = {"events": [{**told, "list_id": listed["list_id"], "position": 0}]}
+    replies = [client.post("/v1/feedback", json=body) for _ in range(2)]
+    assert [reply.json() for reply in replies] == [{"stored": 1, "duplicates": 0}, {"stored": 0, "duplicates": 1}]
+    after = [entry["item_id"] for entry in client.post("/v1/recommendations", json={"user_id": "u5"}).json()["items"]]
+    assert best not in after
 
 
 def test_a_bad_request_does_not_harm_those_it_shares_a_batch_with(service: Service) -> None:

@@ -12,8 +12,9 @@ from genrec.config import ServeSettings
 from genrec.recommender import Recommender, RecommendRequest
 from serve.api import create_api
 from serve.errors import ApiError, not_ready, overloaded, timed_out
-from serve.feedback_log import ShownLog, read_shown
+from serve.journal import Journal
 from serve.recommender import Answer, RecommenderLogic, Refusal
+from serve.store import FeedbackStore, sqlite_url
 from tests.serving import ITEMS, USERS, assembled_bundle
 
 LIMITS = ServeSettings(max_k=20, max_history=8, max_exclude=4, max_body_bytes=2000)
@@ -52,8 +53,15 @@ def logic(tmp_path_factory: pytest.TempPathFactory) -> RecommenderLogic:
 
 
 @pytest.fixture
-def api(logic: RecommenderLogic, tmp_path: Path) -> FastAPI:
-    return create_api(LIMITS, InProcess(logic), ShownLog(tmp_path / "shown.jsonl"))
+def store(tmp_path: Path) -> Iterator[FeedbackStore]:
+    store = FeedbackStore(sqlite_url(tmp_path / "feedback.sqlite3"))
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def api(logic: RecommenderLogic, store: FeedbackStore) -> FastAPI:
+    return create_api(LIMITS, InProcess(logic), Journal(store))
 
 
 @pytest.fixture
@@ -62,11 +70,13 @@ def client(api: FastAPI) -> Iterator[TestClient]:
         yield client
 
 
-def failing(failure: ApiError, tmp_path: Path) -> TestClient:
-    return TestClient(create_api(LIMITS, InProcess(None, failure), ShownLog(tmp_path / "shown.jsonl")))
+def failing(failure: ApiError, store: FeedbackStore) -> TestClient:
+    return TestClient(create_api(LIMITS, InProcess(None, failure), Journal(store)))
 
 
-def test_a_user_gets_what_the_recommender_gives(client: TestClient, logic: RecommenderLogic, tmp_path: Path) -> None:
+def test_a_user_gets_what_the_recommender_gives(
+    client: TestClient, logic: RecommenderLogic, store: FeedbackStore
+) -> None:
     reply = client.post("/v1/recommendations", json={"user_id": "u7", "k": 6})
     assert reply.status_code == 200
     shown = reply.json()
@@ -75,10 +85,11 @@ def test_a_user_gets_what_the_recommender_gives(client: TestClient, logic: Recom
     assert [entry["score"] for entry in shown["items"]] == [entry.score for entry in expected]
     assert shown["bundle_version"] == logic.recommender.version
     assert shown["sid_version"] == logic.recommender.sid_version
-    logged = read_shown(tmp_path / "shown.jsonl")
-    assert [(one.request_id, one.user_id, one.k) for one in logged] == [(shown["request_id"], "u7", 6)]
-    assert [(item.item_id, item.position) for item in logged[0].items] == [
-        (entry["item_id"], i) for i, entry in enumerate(shown["items"])
+    (logged,) = store.lists()
+    assert (logged.list_id, logged.request_id, logged.user_id) == (shown["list_id"], shown["request_id"], "u7")
+    assert (logged.k, logged.bundle_version) == (6, shown["bundle_version"])
+    assert [(item.item_id, item.position, item.score, item.propensity) for item in logged.items] == [
+        (entry["item_id"], i, entry["score"], 1.0) for i, entry in enumerate(shown["items"])
     ]
 
 
@@ -160,16 +171,16 @@ def test_malformed_bodies_get_a_4xx_in_the_one_shape(
     ("failure", "status", "retry"), [(overloaded(), 503, "1"), (not_ready(), 503, "1"), (timed_out(2.0), 504, None)]
 )
 def test_failures_behind_the_ingress_are_told(
-    tmp_path: Path, failure: ApiError, status: int, retry: str | None
+    store: FeedbackStore, failure: ApiError, status: int, retry: str | None
 ) -> None:
-    reply = failing(failure, tmp_path).post("/v1/recommendations", json={"user_id": "u1"})
+    reply = failing(failure, store).post("/v1/recommendations", json={"user_id": "u1"})
     assert (reply.status_code, reply.headers.get("retry-after")) == (status, retry)
     assert reply.json()["error"]["code"] == failure.code
 
 
-def test_health_is_ready_only_once_a_replica_answers(logic: RecommenderLogic, tmp_path: Path) -> None:
+def test_health_is_ready_only_once_a_replica_answers(logic: RecommenderLogic, store: FeedbackStore) -> None:
     backend = InProcess(logic, timed_out(2.0))
-    client = TestClient(create_api(LIMITS, backend, ShownLog(tmp_path / "shown.jsonl")))
+    client = TestClient(create_api(LIMITS, backend, Journal(store)))
     assert client.get("/v1/health").status_code == 503
     assert client.get("/v1/health").json()["error"]["code"] == "not_ready"
     backend.failure = overloaded()
@@ -180,14 +191,12 @@ def test_health_is_ready_only_once_a_replica_answers(logic: RecommenderLogic, tm
     assert client.get("/v1/health").json()["status"] == "busy"
 
 
-def test_a_crash_shows_no_trace(api: FastAPI, tmp_path: Path) -> None:
+def test_a_crash_shows_no_trace(store: FeedbackStore) -> None:
     class Broken(InProcess):
         async def card(self) -> dict[str, Any]:
             raise KeyError("secret")
 
-    client = TestClient(
-        create_api(LIMITS, Broken(None), ShownLog(tmp_path / "shown.jsonl")), raise_server_exceptions=False
-    )
+    client = TestClient(create_api(LIMITS, Broken(None), Journal(store)), raise_server_exceptions=False)
     reply = client.get("/v1/model")
     assert reply.status_code == 500
     assert reply.json()["error"]["code"] == "internal"
@@ -206,6 +215,7 @@ def test_the_schema_and_the_docs_page_load_nothing_from_outside(client: TestClie
     operations = {(method, path) for path, methods in schema["paths"].items() for method in methods}
     assert operations == {
         ("post", "/v1/recommendations"),
+        ("post", "/v1/feedback"),
         ("get", "/v1/items/{item_id}"),
         ("get", "/v1/model"),
         ("get", "/v1/health"),
@@ -213,5 +223,6 @@ def test_the_schema_and_the_docs_page_load_nothing_from_outside(client: TestClie
     page = client.get("/")
     assert page.status_code == 200
     assert "/v1/recommendations" in page.text
+    assert "&quot;events&quot;" in page.text
     assert "http://" not in page.text
     assert "https://" not in page.text

@@ -1,0 +1,272 @@
+"""The feedback store: what users did and which lists they were shown, in SQLite or PostgreSQL.
+
+Without ``serve.store_url`` it is a SQLite file in the run's folder, in WAL mode and flushed at every commit, so
+that what was acknowledged survives the death of the process and of the machine. A PostgreSQL URL takes its
+place where replicas run on several machines. Statements are SQLAlchemy's and the same for both.
+
+An event is known by its id alone: what comes again under the same id is not stored again.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Column,
+    Double,
+    Engine,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    create_engine,
+    event,
+    func,
+    make_url,
+    select,
+)
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import Connection
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.schema import CreateIndex, CreateTable
+
+from genrec.config import Settings
+from genrec.errors import GenrecError
+from serve.process import run_directory
+from serve.shown import ShownItem, ShownList
+
+Kind = Literal["like", "skip", "click", "consume"]
+TAKEN: tuple[Kind, ...] = ("like", "consume")
+"""Kinds that make an item part of the user's history."""
+
+RECENT_ITEMS = 1000
+"""Most items by which feedback extends a history; a model sees its newest `data.max_history` of them."""
+
+STORE_TIMEOUT_S = 5.0
+SQLITE_FILE = Path("feedback") / "feedback.sqlite3"
+
+_SEQUENCE = BigInteger().with_variant(Integer, "sqlite")  # SQLite counts up only where the key is INTEGER
+_TABLES = MetaData()
+_EVENTS = Table(
+    "feedback_events",
+    _TABLES,
+    Column("sequence", _SEQUENCE, primary_key=True, comment="order of arrival"),
+    Column("event_id", String, nullable=False, unique=True),
+    Column("user_id", String, nullable=False),
+    Column("item_id", String, nullable=False),
+    Column("kind", String, nullable=False),
+    Column("list_id", String),
+    Column("position", Integer),
+    Column("time", Double, nullable=False),
+    Column("received", Double, nullable=False),
+    Index("feedback_events_of_user", "user_id", "kind", "item_id", "time"),
+)
+_LISTS = Table(
+    "shown_lists",
+    _TABLES,
+    Column("list_id", String, primary_key=True),
+    Column("request_id", String, nullable=False, index=True),
+    Column("time", Double, nullable=False),
+    Column("user_id", String),
+    Column("history", JSON(none_as_null=True)),
+    Column("recent", JSON, nullable=False),
+    Column("k", Integer, nullable=False),
+    Column("bundle_version", String, nullable=False),
+    Column("sid_version", String, nullable=False),
+)
+_ITEMS = Table(
+    "shown_items",
+    _TABLES,
+    Column("list_id", String, primary_key=True),
+    Column("position", Integer, primary_key=True, autoincrement=False),
+    Column("item_id", String, nullable=False),
+    Column("propensity", Double),
+    Column("score", Double, nullable=False),
+    Column("source", String, nullable=False),
+)
+
+
+class StoreError(GenrecError):
+    """The feedback store cannot be opened."""
+
+
+@dataclass(frozen=True)
+class Event:
+    """What a user did with an item.
+
+    Attributes:
+        event_id: chosen by the client; the same id is the same event.
+        user_id: raw id; of any user, known to a bundle or not.
+        item_id: raw id of the item.
+        kind: what was done.
+        list_id: the list it was done on; None for none.
+        position: 0-based place in that list.
+        time: Unix seconds, when it was done.
+        received: Unix seconds, when it arrived.
+    """
+
+    event_id: str
+    user_id: str
+    item_id: str
+    kind: Kind
+    list_id: str | None
+    position: int | None
+    time: float
+    received: float
+
+    def __post_init__(self) -> None:
+        assert self.kind in get_args(Kind), self.kind
+
+
+class FeedbackStore:
+    """One open store. Threads may share it.
+
+    Args:
+        url: SQLAlchemy's URL, as :func:`store_url` gives it.
+
+    Raises:
+        StoreError: it cannot be opened, or the driver is not installed.
+    """
+
+    def __init__(self, url: str) -> None:
+        parsed = make_url(url)
+        self.name = parsed.render_as_string(hide_password=True)
+        if parsed.drivername == "sqlite":
+            assert parsed.database is not None
+            _make_file(Path(parsed.database))
+        try:
+            self._engine = _engine(url)
+            with self._engine.begin() as connection:
+                for table in _TABLES.sorted_tables:
+                    connection.execute(CreateTable(table, if_not_exists=True))
+                    for index in sorted(table.indexes, key=lambda one: str(one.name)):
+                        connection.execute(CreateIndex(index, if_not_exists=True))
+        except ModuleNotFoundError as error:
+            raise StoreError(
+                f"serve.store_url: {self.name} needs the package {error.name!r}; pip install 'genrec[postgresql]'"
+            ) from error
+        except SQLAlchemyError as error:
+            raise StoreError(f"serve.store_url: {self.name} cannot be opened: {_first_line(error)}") from error
+
+    def write(self, entries: Sequence[ShownList | Sequence[Event]]) -> list[int]:
+        """Store lists and batches of events in one transaction; all of it is durable on return, or none.
+
+        Returns:
+            of each entry, how many rows are new: 1 for a list, for a batch its events whose ids were not known.
+
+        Raises:
+            SQLAlchemyError: nothing was stored, or the answer of the database got lost.
+        """
+        with self._engine.begin() as connection:
+            return [
+                _insert_list(connection, entry) if isinstance(entry, ShownList) else self._insert(connection, entry)
+                for entry in entries
+            ]
+
+    def _insert(self, connection: Connection, events: Sequence[Event]) -> int:
+        if not events:
+            return 0
+        insert: Any = postgresql.insert if self._engine.dialect.name == "postgresql" else sqlite.insert
+        statement = insert(_EVENTS).on_conflict_do_nothing(index_elements=["event_id"]).returning(_EVENTS.c.event_id)
+        return len(connection.execute(statement, [vars(one) for one in events]).all())
+
+    def recent(self, user_id: str) -> tuple[str, ...]:
+        """Items that the user took up (:data:`TAKEN`), by when they last did, oldest first; each once."""
+        last, arrived = func.max(_EVENTS.c.time), func.max(_EVENTS.c.sequence)
+        statement = (
+            select(_EVENTS.c.item_id)
+            .where(_EVENTS.c.user_id == user_id, _EVENTS.c.kind.in_(TAKEN))
+            .group_by(_EVENTS.c.item_id)
+            .order_by(last.desc(), arrived.desc())
+            .limit(RECENT_ITEMS)
+        )
+        with self._engine.connect() as connection:
+            return tuple(reversed(connection.scalars(statement).all()))
+
+    def events(self) -> list[Event]:
+        """Every event, in order of arrival."""
+        with self._engine.connect() as connection:
+            rows = connection.execute(select(_EVENTS).order_by(_EVENTS.c.sequence)).mappings()
+            return [Event(**{name: value for name, value in row.items() if name != "sequence"}) for row in rows]
+
+    def lists(self, request_id: str | None = None) -> list[ShownList]:
+        """Lists shown, oldest first: all of them, or those of one request."""
+        chosen, places = select(_LISTS).order_by(_LISTS.c.time), select(_ITEMS).order_by(_ITEMS.c.position)
+        if request_id is not None:
+            chosen = chosen.where(_LISTS.c.request_id == request_id)
+            places = places.join(_LISTS, _LISTS.c.list_id == _ITEMS.c.list_id).where(_LISTS.c.request_id == request_id)
+        with self._engine.connect() as connection:
+            items: dict[str, list[ShownItem]] = {}
+            for row in connection.execute(places).mappings():
+                entry = dict(row)
+                items.setdefault(entry.pop("list_id"), []).append(ShownItem(**entry))
+            rows = connection.execute(chosen).mappings().all()
+        return [ShownList(**row, items=tuple(items.get(row["list_id"], ()))) for row in rows]
+
+    def close(self) -> None:
+        """Close every connection."""
+        self._engine.dispose()
+
+
+def store_url(settings: Settings) -> str:
+    """SQLAlchemy's URL of the run's store: `serve.store_url`, or the SQLite file in the run's folder."""
+    given = settings.serve.store_url
+    if given is not None:
+        return given.replace("postgresql://", "postgresql+psycopg://", 1)
+    return sqlite_url(run_directory(settings) / SQLITE_FILE)
+
+
+def sqlite_url(path: Path) -> str:
+    """SQLAlchemy's URL of a SQLite file."""
+    return f"sqlite:///{path}"
+
+
+def _insert_list(connection: Connection, shown: ShownList) -> int:
+    row = shown.model_dump(mode="json")
+    items = row.pop("items")
+    connection.execute(_LISTS.insert(), row)
+    if items:
+        connection.execute(_ITEMS.insert(), [{"list_id": shown.list_id, **item} for item in items])
+    return 1
+
+
+def _engine(url: str) -> Engine:
+    # Parameters are what users did: they do not belong into logs.
+    if make_url(url).drivername != "sqlite":
+        return create_engine(
+            url,
+            hide_parameters=True,
+            pool_pre_ping=True,  # a server that was started anew is noticed before a statement is lost on it
+            pool_timeout=STORE_TIMEOUT_S,
+            connect_args={"connect_timeout": int(STORE_TIMEOUT_S)},
+        )
+    engine = create_engine(
+        url, hide_parameters=True, pool_timeout=STORE_TIMEOUT_S, connect_args={"timeout": STORE_TIMEOUT_S}
+    )
+
+    def on_connect(connection: Any, _: Any) -> None:
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=FULL")  # in WAL mode NORMAL would lose commits when the power fails
+
+    event.listen(engine, "connect", on_connect)
+    return engine
+
+
+def _make_file(path: Path) -> None:
+    """The file with its folder, for its owner's eyes alone; SQLite gives its WAL the same mode."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+    except OSError as error:
+        raise StoreError(f"{path}: the feedback store cannot be opened: {error.strerror}") from error
+
+
+def _first_line(error: SQLAlchemyError) -> str:
+    return str(getattr(error, "orig", None) or error).strip().splitlines()[0]
