@@ -1,6 +1,6 @@
-"""``python -m cluster render KIND``: the native files of Serve, `ray up` and KubeRay from the settings.
+"""``python -m cluster``: ``render`` writes files of Serve, `ray up` and KubeRay; ``submit`` and its kin run jobs.
 
-The file goes to standard output or to ``--output``, errors to standard error.
+Files, logs and tables go to standard output, what is told beside them to standard error.
 """
 
 from __future__ import annotations
@@ -9,10 +9,14 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cluster.commands import VERBS, Job
 from genrec.config import load_settings
 from genrec.errors import GenrecError, SettingsError
+
+if TYPE_CHECKING:
+    from cluster.jobs import Jobs
 
 KINDS = ("serve", "ray-up", "raycluster", "rayjob", "rayservice", "runtime-env")
 """Of cluster.render; written out here so that --help need not import Ray. A test compares."""
@@ -45,6 +49,22 @@ def _parser() -> argparse.ArgumentParser:
     render.add_argument("job", nargs="*", metavar="JOB", help=f"rayjob: one of {', '.join(VERBS)} (default: run)")
     render.add_argument("--output", "-o", type=Path, metavar="FILE", help="write there, not to standard output")
     render.set_defaults(act=_render)
+
+    submit = actions.add_parser("submit", parents=[common], help="run a job on the cluster")
+    submit.add_argument("job", nargs="+", metavar="JOB", help=f"one of {', '.join(VERBS)}; grid and tune take names")
+    submit.add_argument("--detach", action="store_true", help="do not follow the job's log")
+    submit.set_defaults(act=_submit)
+    for name, about, act in (
+        ("status", "how a job is", _status),
+        ("logs", "a job's log", _logs),
+        ("stop", "stop a job; the same submit goes on where it was", _stop),
+    ):
+        action = actions.add_parser(name, parents=[common], help=about)
+        action.add_argument("id", metavar="ID", help="of the job, as submit and list tell it")
+        action.set_defaults(act=act)
+        if name == "logs":
+            action.add_argument("--follow", "-f", action="store_true", help="to the job's end; its exit code is ours")
+    actions.add_parser("list", parents=[common], help="all jobs of the cluster").set_defaults(act=_list)
     return parser
 
 
@@ -63,6 +83,77 @@ def _render(options: argparse.Namespace) -> int:
         options.output.write_text(text, encoding="utf-8")
     except OSError as error:
         raise SettingsError(f"--output {options.output}: {error.strerror or error}") from error
+    return 0
+
+
+def _submit(options: argparse.Namespace) -> int:
+    from cluster.commands import check
+
+    job = _job(options, options.job)
+    check(job)
+    settings = load_settings(options.config, preset=options.preset, overrides=options.overrides)
+    from cluster.jobs import Jobs
+
+    jobs = Jobs(settings.cluster)
+    identity = jobs.submit(settings, job)
+    sys.stderr.write(f"job {identity} on {jobs.address}\n")
+    return 0 if options.detach else _follow(jobs, identity)
+
+
+def _follow(jobs: Jobs, identity: str) -> int:
+    from cluster.jobs import exit_code
+
+    try:
+        details = jobs.follow(identity, _write)
+    except KeyboardInterrupt:
+        sys.stderr.write(
+            f"the job goes on: python -m cluster logs --follow {identity}, or python -m cluster stop {identity}\n"
+        )
+        return 130
+    code = exit_code(details)
+    message = (details.message or "").strip().splitlines()
+    told = f": {message[0]}" if code and message else ""
+    sys.stderr.write(f"job {identity} {details.status.value.lower()}{told}\n")
+    return code
+
+
+def _write(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+def _jobs(options: argparse.Namespace) -> Jobs:
+    settings = load_settings(options.config, preset=options.preset, overrides=options.overrides)
+    from cluster.jobs import Jobs
+
+    return Jobs(settings.cluster)
+
+
+def _status(options: argparse.Namespace) -> int:
+    details = _jobs(options).details(options.id)
+    sys.stdout.write(f"{details.status.value.lower()}  {details.entrypoint}\n")
+    if details.message:
+        sys.stdout.write(f"{details.message.strip()}\n")
+    return 0
+
+
+def _logs(options: argparse.Namespace) -> int:
+    jobs = _jobs(options)
+    if options.follow:
+        return _follow(jobs, options.id)
+    _write(jobs.logs(options.id))
+    return 0
+
+
+def _stop(options: argparse.Namespace) -> int:
+    stopped = _jobs(options).stop(options.id)
+    sys.stdout.write(f"job {options.id} {'is being stopped' if stopped else 'had ended already'}\n")
+    return 0
+
+
+def _list(options: argparse.Namespace) -> int:
+    for details in _jobs(options).all():
+        sys.stdout.write(f"{details.submission_id}  {details.status.value.lower():<9}  {details.entrypoint}\n")
     return 0
 
 

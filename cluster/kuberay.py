@@ -109,7 +109,7 @@ def _worker_group(settings: Settings, name: str, group: WorkerGroupSettings) -> 
 
 def _pod(settings: Settings, name: str, image: str, cpus: int, memory_gib: int, gpus: int = 0) -> dict[str, Any]:
     cluster = settings.cluster
-    # Requests equal limits: Ray counts the limits as what there is, and a pod is not thrown out for memory it was promised.
+    # Requests equal limits: Ray counts the limits as what there is, so a node must really have them.
     amounts = {"cpu": str(cpus), "memory": f"{memory_gib}Gi", **({"nvidia.com/gpu": str(gpus)} if gpus else {})}
     secrets = [
         {"name": variable, "valueFrom": _from_secret(reference)}
@@ -136,16 +136,14 @@ def _pod(settings: Settings, name: str, image: str, cpus: int, memory_gib: int, 
             {"name": "metrics", "containerPort": 8080},
             {"name": "serve", "containerPort": settings.serve.port or 8000},
         ]
+    shared_memory = {"medium": "Memory", "sizeLimit": f"{max(memory_gib // 3, 1)}Gi"}
     return {
         "spec": {
             "securityContext": {"runAsNonRoot": True, "runAsUser": USER_ID, "fsGroup": USER_ID},
             "containers": [container],
             "volumes": [
                 {"name": "storage", "persistentVolumeClaim": {"claimName": cluster.storage.claim}},
-                {
-                    "name": "shared-memory",
-                    "emptyDir": {"medium": "Memory", "sizeLimit": f"{max(memory_gib // 3, 1)}Gi"},
-                },
+                {"name": "shared-memory", "emptyDir": shared_memory},
             ],
         }
     }

@@ -44,9 +44,7 @@ def render(kind: str, settings: Settings, job: Job) -> str:
         SettingsError: the job is not one that can run.
     """
     content, use = _KINDS[kind]
-    header = (
-        f"# Rendered by `python -m cluster render {kind}` from the settings; change those, not this file.\n# {use}\n"
-    )
+    header = f"# Rendered by `python -m cluster render {kind}` from the settings; change those instead.\n# {use}\n"
     return header + yaml.dump(content(settings, job), Dumper=_Plain, sort_keys=False, width=120)
 
 

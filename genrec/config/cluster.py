@@ -96,16 +96,16 @@ class CpuWorkerSettings(WorkerGroupSettings):
 
     gpus: NonNegativeInt = Field(0, le=0)
     min: NonNegativeInt = 1
-    labels: NodeLabels = {"genrec/workers": "cpu"}
-    node: dict[str, Any] = {"InstanceType": "m5.2xlarge"}
+    labels: NodeLabels = Field({"genrec/workers": "cpu"})
+    node: dict[str, Any] = Field({"InstanceType": "m5.2xlarge"})
 
 
 class GpuWorkerSettings(WorkerGroupSettings):
     """Workers with GPUs: training."""
 
     gpus: PositiveInt = 1
-    labels: NodeLabels = {"genrec/workers": "gpu"}
-    node: dict[str, Any] = {"InstanceType": "g5.2xlarge"}
+    labels: NodeLabels = Field({"genrec/workers": "gpu"})
+    node: dict[str, Any] = Field({"InstanceType": "g5.2xlarge"})
 
 
 class RayUpSettings(Section):

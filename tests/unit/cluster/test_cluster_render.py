@@ -185,7 +185,7 @@ def test_without_redis_nothing_speaks_of_it():
 
 @pytest.mark.parametrize("kind", ["ray-up", "raycluster", "runtime-env"])
 def test_golden(kind):
-    """After a wanted change: python -m cluster render KIND --config /dev/null -o tests/unit/cluster/golden/KIND.yaml."""
+    """After a wanted change: python -m cluster render KIND --config /dev/null -o golden/KIND.yaml, VERSION put back."""
     rendered = render(kind, Settings(), RUN).replace(f"rayVersion: {ray.__version__}", "rayVersion: VERSION")
     assert rendered == (GOLDEN / f"{kind}.yaml").read_text(encoding="utf-8")
 
