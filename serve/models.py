@@ -173,7 +173,7 @@ def _kind(body: Any) -> str:
 
 def feedback_type(limits: ServeSettings) -> Any:
     """The type of a batch of feedback under these limits."""
-    entry = {"event_id": "5f0c...", "user_id": "196", "item_id": "50", "kind": "like"}
+    entry: Any = {"event_id": "5f0c...", "user_id": "196", "item_id": "50", "kind": "like"}
 
     class FeedbackBatch(BaseModel):
         """Events in the order in which they happened."""
