@@ -320,7 +320,7 @@ class RetrievalSettings(Section):
     )
     ivf_probes: PositiveInt = Field(32, description="clusters that a search visits")
     vote_sources: tuple[Literal["neighbours", "text", "collaborative", "item-knn", "sasrec"], ...] = Field(
-        ("text", "collaborative", "item-knn"),
+        ("text", "item-knn", "sasrec"),
         description="who votes for items; text, collaborative: users of that path; neighbours: the merged users",
     )
     vote_items: PositiveInt = Field(200, description="items a source votes for (M)")
