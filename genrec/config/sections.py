@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal, Self
 from urllib.parse import parse_qs, urlsplit
 
@@ -21,7 +22,6 @@ FIRST_TABLE = "text"
 """Name of the table of semantic IDs that every host speaks."""
 
 TableName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]*$")]
-ApiKeys = Annotated[str, Field(pattern=r"^(env:[A-Za-z_][A-Za-z0-9_]*|file:.+)$")]
 
 
 class Section(BaseModel):
@@ -402,9 +402,7 @@ class ServeSettings(Section):
         None,
         description="postgresql://user@host/database of the feedback store; none: a SQLite file in the run's folder",
     )
-    api_keys: tuple[ApiKeys, ...] = Field(
-        (), description="env:NAME or file:PATH, each of keys one a line; none: no key"
-    )
+    api_keys: tuple[str, ...] = Field((), description="env:NAME or file:PATH, each of keys one a line; none: no key")
     batch_size: PositiveInt = 32
     batch_wait_s: NonNegativeFloat = 0.005
     replicas: PositiveInt = 1
@@ -422,9 +420,21 @@ class ServeSettings(Section):
             parts = urlsplit(url)
             secret = parts.password is not None or "password" in parse_qs(parts.query)
         except ValueError:
-            raise ValueError("it is no URL; write postgresql://user@host/database") from None
+            raise ValueError("serve.store_url: it is no URL; write postgresql://user@host/database") from None
         if parts.scheme != "postgresql":
-            raise ValueError(f"scheme {parts.scheme!r} is not 'postgresql'; write postgresql://user@host/database")
+            raise ValueError(
+                f"serve.store_url: scheme {parts.scheme!r} is not 'postgresql'; write postgresql://user@host/database"
+            )
         if secret:  # settings are written into the run, in plain text
-            raise ValueError("it holds a password; leave it out and give it by PGPASSWORD or ~/.pgpass")
+            raise ValueError("serve.store_url: it holds a password; give that by PGPASSWORD or ~/.pgpass instead")
         return url
+
+    @field_validator("api_keys")
+    @classmethod
+    def _references(cls, references: tuple[str, ...]) -> tuple[str, ...]:
+        for place, reference in enumerate(references, 1):
+            if not re.fullmatch(r"env:[A-Za-z_][A-Za-z0-9_]*|file:.+", reference):  # it may be a key: not told
+                raise ValueError(
+                    f"serve.api_keys: entry {place} does not say where keys are; write env:NAME or file:PATH"
+                )
+        return references

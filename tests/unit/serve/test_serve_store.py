@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy.exc import SQLAlchemyError
 
-from genrec.config import Settings
+from genrec.config import Settings, load_settings
+from genrec.errors import SettingsError
 from serve.shown import ShownItem, ShownList
 from serve.store import RECENT_ITEMS, SQLITE_FILE, Event, FeedbackStore, StoreError, sqlite_url, store_url
 from tests.postgres import PostgresServer, postgres_server
@@ -192,5 +193,6 @@ def test_a_postgresql_server_that_was_killed_and_started_again_is_found_again() 
     ],
 )
 def test_a_store_url_that_is_no_postgresql_or_holds_a_password_is_refused(url: str, words: str) -> None:
-    with pytest.raises(ValueError, match=words):
-        Settings.model_validate({"serve": {"store_url": url}})
+    with pytest.raises(SettingsError, match=rf"^serve\.store_url: .*{words}") as caught:
+        load_settings(overrides=[f"serve.store_url={url}"])
+    assert "secret" not in str(caught.value)
