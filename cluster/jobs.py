@@ -6,6 +6,7 @@ Nothing here starts Ray: the Jobs API is HTTP, so a laptop needs no more than a 
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import socket
 import time
@@ -25,8 +26,14 @@ from cluster.render import runtime_env
 from cluster.upload import check_upload
 from genrec.config import ClusterSettings, Settings
 
-CONNECT_S = 5.0
+CONNECT_S, AGENT_S = 5.0, 60.0
 _POLL_S = 1.0
+_CHATTY = (
+    "ray.dashboard.modules.dashboard_sdk",
+    "ray.dashboard.modules.job.sdk",
+    "ray._private.runtime_env.packaging",
+)
+"""Their log lines would stand between ours; two of them set their level at import."""
 _DEFAULT_TOKEN = Path("~/.ray/auth_token")
 
 
@@ -80,6 +87,8 @@ class Jobs:
     """
 
     def __init__(self, settings: ClusterSettings, environ: Mapping[str, str] = os.environ) -> None:
+        for name in _CHATTY:
+            logging.getLogger(name).setLevel(logging.WARNING)
         self.address = address(settings, environ)
         given = token(settings, environ)
         _probe(self.address)
@@ -98,13 +107,21 @@ class Jobs:
         environment = runtime_env(settings)
         directory = Path(environment["working_dir"]).resolve()
         check_upload(directory)
-        with self._told():
-            return self._client.submit_job(
-                entrypoint=entrypoint,
-                runtime_env={**environment, "working_dir": str(directory)},
-                entrypoint_num_cpus=reserved_cpus(settings, job) or None,
-                metadata={"genrec": " ".join((job.verb, *job.names))},
-            )
+        deadline = time.monotonic() + AGENT_S
+        while True:
+            try:
+                with self._told():
+                    return self._client.submit_job(
+                        entrypoint=entrypoint,
+                        runtime_env={**environment, "working_dir": str(directory)},
+                        entrypoint_num_cpus=reserved_cpus(settings, job) or None,
+                        metadata={"genrec": " ".join((job.verb, *job.names))},
+                    )
+            except ClusterError as error:
+                # A head answers before the agent that takes jobs is up.
+                if "No available agent" not in str(error) or time.monotonic() > deadline:
+                    raise
+            time.sleep(_POLL_S)
 
     def follow(self, job: str, tell: Callable[[str], object]) -> JobDetails:
         """Tell a job's log as it grows; returns what came of the job, at its end.

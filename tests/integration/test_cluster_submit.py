@@ -10,9 +10,12 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from cluster.__main__ import main
 
 pytestmark = pytest.mark.integration
 
@@ -31,7 +34,7 @@ def free_ports(count: int) -> list[int]:
 
 @pytest.fixture(scope="module")
 def head(tmp_path_factory):
-    """The Jobs API's address, and an environment without cluster or token."""
+    """The Jobs API's address, and a home without a token."""
     home = tmp_path_factory.mktemp("home")
     environ = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     environ |= {
@@ -68,7 +71,7 @@ def head(tmp_path_factory):
                 assert process.poll() is None, "the head ended"
                 assert time.monotonic() < deadline, "the head's Jobs API does not come up"
                 time.sleep(0.5)
-            yield f"http://127.0.0.1:{dashboard}", environ
+            yield f"http://127.0.0.1:{dashboard}", home
         finally:
             process.terminate()  # `ray start --block` takes its own processes down with it
             try:
@@ -92,21 +95,30 @@ def checkout(tmp_path_factory):
     return folder
 
 
-@pytest.fixture
-def call(head, checkout, tmp_path):
-    url, environ = head
+@dataclass(frozen=True)
+class Done:
+    returncode: int
+    stdout: str
+    stderr: str
 
-    def run(*words: str, token: str | None = TOKEN) -> subprocess.CompletedProcess[str]:
-        given = {"RAY_AUTH_TOKEN": token} if token else {}
-        sets = ("--set", f"cluster.address={url}", "--set", f"cluster.storage.uri=file://{tmp_path}")
-        return subprocess.run(
-            [sys.executable, "-m", "cluster", *words, *sets],
-            cwd=checkout,
-            env=environ | given | {"PYTHONPATH": str(ROOT)},
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
+
+@pytest.fixture
+def call(head, checkout, tmp_path, monkeypatch, capsys):
+    """``python -m cluster WORDS`` in the checkout; in this process, because an import of Ray takes its time."""
+    url, home = head
+    monkeypatch.chdir(checkout)
+    for name in [name for name in os.environ if name.startswith("RAY_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(home))
+
+    def run(*words: str, token: str | None = TOKEN) -> Done:
+        with monkeypatch.context() as patch:
+            if token is not None:
+                patch.setenv("RAY_AUTH_TOKEN", token)
+            capsys.readouterr()
+            code = main([*words, "--set", f"cluster.address={url}", "--set", f"cluster.storage.uri=file://{tmp_path}"])
+            told = capsys.readouterr()
+            return Done(code, told.out, told.err)
 
     return run
 
@@ -122,6 +134,10 @@ def test_a_stage_runs_on_the_cluster_and_is_listed(call, tmp_path):
     assert str(manifest.parent) in call("logs", identity).stdout
     assert f"{identity}  succeeded" in call("list").stdout
     assert "had ended already" in call("stop", identity).stdout
+    made = manifest.stat().st_mtime_ns
+    assert call("submit", "prepare").returncode == 0  # the same submit again finds what is done
+    assert manifest.stat().st_mtime_ns == made
+    assert list(tmp_path.glob("runs/**/manifest.json")) == [manifest]
 
 
 def test_a_failed_job_hands_on_its_exit_code(call):
