@@ -137,6 +137,11 @@ def test_ray_job_runs_the_job():
     assert yaml.safe_load(spec["runtimeEnvYAML"])["env_vars"]["A"] == "b"
 
 
+def test_the_process_of_a_job_keeps_off_the_head_but_for_serve():
+    assert content("rayjob", job=Job("pretrain"))["spec"]["entrypointNumCpus"] == 1
+    assert "entrypointNumCpus" not in content("rayjob", job=Job("serve"))["spec"]
+
+
 # --- what every cluster has
 
 
