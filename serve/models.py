@@ -7,9 +7,9 @@ which field is there, so that an error speaks of the one that was meant.
 (No ``from __future__ import annotations`` here: FastAPI reads these annotations at run time.)
 """
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag
 
 from genrec.config import ServeSettings
 from genrec.recommendation import Recommendation
@@ -29,6 +29,9 @@ WholeNumber = Annotated[int, BeforeValidator(_whole)]
 ItemId = Annotated[str, Field(min_length=1, max_length=MAX_ID_LENGTH)]
 StoredId = Annotated[str, Field(min_length=1, max_length=MAX_ID_LENGTH, pattern=r"^[^\x00]+$")]
 """An id as databases take it: PostgreSQL has no character NUL."""
+# Limits beside a None belong inside: outside of it the published schema would leave them out.
+Position = Annotated[int, Field(ge=0, lt=2**31), BeforeValidator(_whole)]
+Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class RecommendBody(BaseModel):
@@ -70,16 +73,8 @@ class FeedbackEntry(BaseModel):
     item_id: StoredId = Field(description="raw item id; kept even if the loaded catalog lacks it")
     kind: Kind = Field(description="like and consume add the item to the user's history, from the next list on")
     list_id: StoredId | None = Field(None, description="the list it was done on")
-    position: WholeNumber | None = Field(None, ge=0, lt=2**31, description="0-based place of the item in that list")
-    time: float | None = Field(
-        None, ge=0, allow_inf_nan=False, description="Unix seconds, when it was done; none or later than now: now"
-    )
-
-    @model_validator(mode="after")
-    def _placed(self) -> Self:
-        if self.position is not None and self.list_id is None:
-            raise ValueError("a position needs the list_id that it is in")
-        return self
+    position: Position | None = Field(None, description="0-based place of the item in that list")
+    time: Seconds | None = Field(None, description="Unix seconds, when it was done; none or later than now: now")
 
     def event(self, now: float) -> Event:
         """The same as the store takes it, received ``now`` (Unix seconds)."""

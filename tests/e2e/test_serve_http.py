@@ -41,6 +41,7 @@ LIMITS = {
     "serve.max_k": MAX_K,
     "serve.max_history": 10,
     "serve.max_exclude": 5,
+    "serve.max_feedback": 5,  # one more must fit into the body limit, so that it is this limit that answers
     "serve.max_body_bytes": MAX_BODY,
     "serve.batch_size": 4,
     "serve.max_ongoing_requests": 8,

@@ -147,7 +147,6 @@ def test_a_history_that_is_sent_along_is_taken_as_it_is(client: TestClient) -> N
         ([entry(user_id="u" * 257)], "events.0.user_id", "at most 256"),
         ([entry(item_id="a\x00b")], "events.0.item_id", "match pattern"),
         ([entry(item_id=None)], "events.0.item_id", "valid string"),
-        ([entry(position=1)], "events.0", "needs the list_id"),
         ([entry(list_id="l", position=-1)], "events.0.position", "greater than or equal to 0"),
         ([entry(list_id="l", position=2**31)], "events.0.position", "less than"),
         ([entry(time=-1)], "events.0.time", "greater than or equal to 0"),
@@ -163,6 +162,15 @@ def test_what_is_malformed_is_refused_and_nothing_of_its_batch_is_stored(
     assert (reply.status_code, error["field"]) == (422, field)
     assert words in error["message"]
     assert store.events() == []
+
+
+def test_the_schema_states_the_limits(client: TestClient) -> None:
+    schemas = client.get("/openapi.json").json()["components"]["schemas"]
+    assert schemas["FeedbackBatch"]["properties"]["events"]["maxItems"] == 5
+    entry = schemas["FeedbackEntry"]["properties"]
+    position, time = entry["position"]["anyOf"][0], entry["time"]["anyOf"][0]
+    assert (position["minimum"], position["exclusiveMaximum"], time["minimum"]) == (0, 2**31, 0)
+    assert entry["list_id"]["anyOf"][0]["maxLength"] == entry["event_id"]["maxLength"] == 256
 
 
 def test_a_time_that_overflows_is_refused(client: TestClient) -> None:
