@@ -24,6 +24,7 @@ from torch.nn import functional
 
 from genrec.decoding.scoring import score
 from genrec.decoding.search import Ranked, evaluating, generate
+from genrec.decoding.trie_tensors import distinct
 from genrec.errors import SettingsError
 from genrec.models.contracts import PAD_ITEM, Backbone, Batch, MultiTable
 
@@ -92,13 +93,3 @@ def averaged(lists: Sequence[Ranked], lengths: Sequence[int]) -> tuple[Tensor, T
     total_BY = total_BY.scatter_add(1, place_BX, scores_BX.masked_fill(~there_BX, 0.0))
     count_BY = torch.zeros_like(total_BY).scatter_add(1, place_BX, there_BX.to(total_BY.dtype))
     return items_BY, total_BY / count_BY.clamp(min=1) + count_BY - 1
-
-
-def distinct(items_BX: Tensor) -> tuple[Tensor, Tensor]:
-    """Each row's items once, ascending [B, Y], padded with PAD_ITEM; and each old place's new one [B, X]."""
-    ordered, order = items_BX.sort(dim=1)
-    new = torch.ones_like(ordered, dtype=torch.bool)
-    new[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
-    group = new.long().cumsum(dim=1) - 1
-    found = torch.full_like(items_BX, PAD_ITEM).scatter(1, group, ordered)
-    return found[:, : int(group.max()) + 1], torch.empty_like(group).scatter(1, order, group)

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from genrec.decoding.mixture import ItemMixture
-from genrec.decoding.trie_tensors import TrieTensors, child_log_probs
+from genrec.decoding.trie_tensors import TrieTensors, child_log_probs, distinct
 from genrec.models.contracts import PAD_ITEM, Backbone, Batch, Memory
 from genrec.tokenizer.sid_table import PAD_TOKEN
 
@@ -72,15 +72,10 @@ def _by_prefix(trie: TrieTensors, items_BP: Tensor) -> tuple[Tensor, Tensor]:
     path_BPL = trie.path[items_BP.clamp(min=0)]
     parents_BPL = functional.pad(path_BPL[..., :-1], (1, 0), value=0)
     branches = trie.first_child[parents_BPL + 1] - trie.first_child[parents_BPL] > 1
-    prefix_BP = parents_BPL.masked_fill(~branches, 0).amax(
-        dim=-1
-    )  # nodes are numbered by depth: the last is the largest
-    prefixes, order = prefix_BP.sort(dim=1)
-    first = functional.pad(prefixes[:, 1:] != prefixes[:, :-1], (1, 0), value=True)
-    place = first.cumsum(dim=1) - 1
-    asked_BG = items_BP.new_full((len(items_BP), int(place.max()) + 1), PAD_ITEM)
-    asked_BG.scatter_(1, place, items_BP.gather(1, order))
-    return asked_BG, torch.empty_like(place).scatter_(1, order, place)
+    # Nodes are numbered by depth, so the last one that branches is the largest.
+    prefix_BP = parents_BPL.masked_fill(~branches, 0).amax(dim=-1)
+    prefixes_BG, group_BP = distinct(prefix_BP)
+    return torch.full_like(prefixes_BG, PAD_ITEM).scatter_(1, group_BP, items_BP), group_BP
 
 
 def _child_log_probs(

@@ -125,3 +125,13 @@ def contained(nodes_BX: Tensor, sorted_BS: Tensor) -> Tensor:
     """bool [B, X]: is each node among its row's ``sorted_BS``?"""
     place = torch.searchsorted(sorted_BS, nodes_BX).clamp(max=sorted_BS.shape[1] - 1)
     return sorted_BS.gather(1, place) == nodes_BX
+
+
+def distinct(items_BX: Tensor) -> tuple[Tensor, Tensor]:
+    """Each row's items or nodes once, ascending [B, Y], padded with PAD_ITEM; and each old place's new one [B, X]."""
+    ordered, order = items_BX.sort(dim=1)
+    new = torch.ones_like(ordered, dtype=torch.bool)
+    new[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
+    group = new.long().cumsum(dim=1) - 1
+    found = torch.full_like(items_BX, PAD_ITEM).scatter(1, group, ordered)
+    return found[:, : int(group.max()) + 1], torch.empty_like(group).scatter(1, order, group)
