@@ -208,16 +208,18 @@ def assemble(
     if SASREC in needed:
         sasrec = SasRec(settings.baselines.sasrec, interactions.n_items, settings.data.max_history)
         _restore(sasrec, directory / SASREC)
-        encoders[COLLABORATIVE] = SasRecEncoder(sasrec.to(device))
-        scorers["sasrec"] = Probabilities(SasRecScorer(sasrec))
+        scorers["sasrec"] = Probabilities(SasRecScorer(sasrec.to(device)))
+        if COLLABORATIVE in needed_spaces(retrieval):
+            encoders[COLLABORATIVE] = SasRecEncoder(sasrec)
     if ITEM_KNN in needed:
         scorers["item-knn"] = ItemKNN.load(directory / ITEM_KNN)
     if REPRESENTATION in needed_spaces(retrieval) or reads_users(settings):
         encoders[REPRESENTATION] = MeanPooledEncoder(backbone, settings.data.max_history)
     vectors = _load_vectors(directory / VECTORS)
-    if vectors is None:
+    if vectors is None and encoders:
         known_UT = training_histories(interactions, np.arange(interactions.n_users), retrieval.max_history)
         vectors = {space: encoder(known_UT) for space, encoder in encoders.items()}
+    vectors = vectors or {}
     retriever = Retriever.fit(
         interactions,
         retrieval,
@@ -265,8 +267,11 @@ def retrieval_in_use(settings: Settings) -> RetrievalSettings:
 
 
 def voting_settings(settings: RetrievalSettings) -> RetrievalSettings:
-    """What votes need of the retrieval: users are merged and re-ranked only if the merged ones vote."""
-    return settings if "neighbours" in settings.vote_sources else settings.model_copy(update={"rerank": "paths"})
+    """What votes need of the retrieval: users are merged and re-ranked, and paths searched, only for who votes."""
+    if "neighbours" in settings.vote_sources:
+        return settings
+    paths = tuple(path for path in settings.paths if path in settings.vote_sources) or settings.paths[:1]
+    return settings.model_copy(update={"rerank": "paths", "paths": paths})
 
 
 def _asked(batch: Batch) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

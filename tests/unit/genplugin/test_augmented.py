@@ -52,7 +52,7 @@ class World:
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory) -> World:
-    return World(tmp_path_factory.mktemp("world"))
+    return World(tmp_path_factory.mktemp("world"), vote_sources=["text", "collaborative", "item-knn"])
 
 
 def test_score_is_a_distribution_and_a_full_beam_ranks_by_it(world):
