@@ -1,6 +1,7 @@
 """Settings: one strict tree, read from ray_config.yaml and overridden by ``--set a.b=c``."""
 
 from genrec.config.cluster import ClusterSettings, WorkerGroupSettings
+from genrec.config.content import ContentSettings, FidelitySettings, InstructorSettings, PictureSettings
 from genrec.config.grids import ArmSettings, Cell, GridSettings, grid_cells, load_grids
 from genrec.config.load import load_settings, resolved_yaml
 from genrec.config.plugin import AlignmentSettings, PluginSettings, SubstitutionSettings
@@ -33,15 +34,19 @@ __all__ = [
     "BundleSettings",
     "Cell",
     "ClusterSettings",
+    "ContentSettings",
     "DataSettings",
     "DeepSpeedSettings",
     "EncoderSettings",
     "EvaluationSettings",
+    "FidelitySettings",
     "FurtherTableSettings",
     "GridSettings",
+    "InstructorSettings",
     "ItemKNNSettings",
     "LossTerm",
     "ModelSettings",
+    "PictureSettings",
     "PluginSettings",
     "RaySettings",
     "RetrievalSettings",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import model_validator
 
 from genrec.config.cluster import ClusterSettings
+from genrec.config.content import ContentSettings
 from genrec.config.plugin import PluginSettings
 from genrec.config.sections import (
     BaselineSettings,
@@ -37,6 +38,7 @@ class Settings(Section):
     retrieval: RetrievalSettings = RetrievalSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     bundle: BundleSettings = BundleSettings()
+    content: ContentSettings = ContentSettings()
     ray: RaySettings = RaySettings()
     serve: ServeSettings = ServeSettings()
     cluster: ClusterSettings = ClusterSettings()
