@@ -1,0 +1,165 @@
+// What stands behind a list: why an item is on it, where a made one comes from, what the model is.
+
+import { advice, get, post } from "./api.js";
+import { find, h, icon, percent } from "./dom.js";
+import { state } from "./state.js";
+
+const LEANS_SHOWN = 8;
+const PARTS = {
+  generator: "The model itself",
+  text: "People whose histories read alike",
+  neighbours: "People with similar histories",
+  "item-knn": "Items taken together",
+  sasrec: "The order in which things are taken",
+};
+
+export function startPanels() {
+  const panel = find("panel");
+  find("panel-close").append(icon("cross"));
+  find("panel-close").addEventListener("click", () => panel.close());
+  panel.addEventListener("click", (event) => event.target === panel && panel.close());
+  find("open-model").addEventListener("click", showModel);
+}
+
+async function open(title, fill) {
+  const body = find("panel-body");
+  find("panel-title").textContent = title;
+  body.replaceChildren(h("p.hint", { role: "status" }, "One moment…"));
+  if (!find("panel").open) find("panel").showModal();
+  try {
+    body.replaceChildren(...(await fill()).flat().filter(Boolean));
+  } catch (fault) {
+    const [what, todo] = advice(fault);
+    body.replaceChildren(
+      h("p", { role: "alert" }, h("strong", {}, what), " ", todo),
+      h("button.button.quiet", { type: "button", on: { click: () => open(title, fill) } }, "Try again"),
+    );
+  }
+}
+
+/** Which items of the history an item leans on, and who voted for it. */
+export function explainItem(item) {
+  return open(`Why “${item.title}”?`, async () => explanation(item, await post("v1/explanations", { ...state.subject, item_id: item.item_id })));
+}
+
+function explanation(item, reply) {
+  const leans = (reply.history ?? []).filter((one) => one.influence > 0).slice(0, LEANS_SHOWN);
+  const against = (reply.history ?? []).filter((one) => one.influence < 0).slice(-1);
+  const most = Math.max(...leans.map((one) => one.influence), 1e-9);
+  const parts = Object.entries(reply.sources ?? {}).sort(([, one], [, other]) => other - one);
+  const people = (reply.retrieved_users ?? []).filter((one) => one.vote > 0);
+  return [
+    h("p.lead", {}, `${item.evidence?.reason ?? "What the model expects next"}. Measured by leaving each thing out and asking again.`),
+    leans.length > 0 && h("h3", {}, "It leans on"),
+    leans.length > 0 && h("ul.weights", {}, leans.map((one) => weightRow(one.title, times(one.influence), one.influence / most))),
+    against.length > 0 && h("p.hint", {}, `“${against[0].title}” speaks against it (${times(against[0].influence)}).`),
+    parts.length > 1 && h("h3", {}, "Who speaks for it"),
+    parts.length > 1 && h("ul.weights", {}, parts.map(([name, share]) => weightRow(PARTS[name] ?? name, percent(share), share))),
+    people.length > 0 && h("p.hint", {}, `People like this who have it: ${people.map((one) => one.user_id).join(", ")}.`),
+    h("p.hint", {}, `Its probability of coming next is ${percent(Math.exp(reply.score ?? item.score))} (logarithm ${(reply.score ?? item.score).toFixed(2)}).`),
+    codes(item.evidence?.semantic_id),
+  ];
+}
+
+/** An influence is a difference of logarithms: told as a factor. */
+const times = (influence) => `× ${Math.exp(influence).toFixed(2)}`;
+
+function weightRow(label, number, share) {
+  return h(
+    "li",
+    {},
+    h("span.weight-label", {}, label),
+    h("span.weight-number", {}, number),
+    h("span.bar", { "aria-hidden": "true" }, h("span.bar-fill", { "--share": share })),
+  );
+}
+
+function codes(semanticId) {
+  return semanticId && h("p.codes", {}, "Semantic ID ", semanticId.map((code) => h("code", {}, code)));
+}
+
+/** How a made thing came to be, and what the checks found. */
+export function showProvenance(item) {
+  return open(`Where “${item.title}” comes from`, async () => {
+    const told = await get(`v1/media/${encodeURIComponent(item.item_id)}/provenance`);
+    const { fidelity: checks = item.fidelity, ...facts } = told;
+    return [
+      h("p.lead", {}, item.source === "edited" ? "A changed version of something that exists." : "Made by a model; nothing in it was photographed or drawn by a person."),
+      h("h3", {}, "Checks"),
+      verdicts(checks?.verdicts ?? []),
+      checks?.policy && h("p.hint", {}, `Policy ${checks.policy}`),
+      h("h3", {}, "Origin"),
+      factList(facts),
+    ];
+  });
+}
+
+function verdicts(all) {
+  if (!all.length) return h("p", {}, "No verdicts came with it.");
+  return h(
+    "ul.verdicts",
+    {},
+    all.map((one) =>
+      h(`li.${one.passed ? "good" : "poor"}`, {}, icon(one.passed ? "check" : "cross"), h("strong", {}, one.check), h("span.unseen", {}, one.passed ? "passed: " : "failed: "), h("span", {}, one.evidence)),
+    ),
+  );
+}
+
+/** Whatever there is to tell, as terms and descriptions; nested parts stand under their own terms. */
+function factList(facts) {
+  const rows = Object.entries(facts).filter(([, value]) => value !== null && value !== undefined && value !== "" && value.length !== 0);
+  return h("dl.facts", {}, rows.map(([term, value]) => [h("dt", {}, term.replaceAll("_", " ")), h("dd", {}, factValue(term, value))]));
+}
+
+function factValue(term, value) {
+  if (Array.isArray(value)) return value.every((one) => typeof one !== "object") ? value.join(", ") : h("ul.plain-list", {}, value.map((one) => h("li", {}, factValue(term, one))));
+  if (typeof value === "object") return factList(value);
+  if (typeof value === "boolean") return value ? "yes" : "no";
+  if (/^(time|created|made)$/.test(term) && typeof value === "number") return new Date(value * 1000).toLocaleString();
+  if (typeof value === "string" && /^[0-9a-f]{32,}$/.test(value)) return h("code", { title: value }, `${value.slice(0, 16)}…`);
+  return String(value);
+}
+
+function showModel() {
+  return open("Model card", async () => {
+    const model = await get("v1/model");
+    const { metrics = [], use, ...rest } = model.card;
+    for (const name of ["items", "levels", "sid_version"]) delete rest[name];
+    return [
+      use && h("p.lead", {}, use),
+      h("dl.facts", {}, [
+        ["Items in the catalog", model.items.toLocaleString()],
+        ["Users known", model.users.toLocaleString()],
+        ["Codes of a semantic ID", model.levels.join(" × ")],
+        ["Newest items it sees", model.max_history],
+        ["Bundle", h("code", {}, model.bundle_version.slice(0, 16))],
+        ["Semantic IDs", h("code", {}, model.sid_version.slice(0, 16))],
+      ].map(([term, value]) => [h("dt", {}, term), h("dd", {}, value)])),
+      metrics.length > 0 && h("h3", {}, "Measured on held-out steps"),
+      metrics.length > 0 && metricsTable(metrics),
+      Object.keys(rest).length > 0 && h("h3", {}, "More"),
+      Object.keys(rest).length > 0 && factList(rest),
+    ];
+  });
+}
+
+const METRICS_SHOWN = ["hit@10", "ndcg@10", "recall@10", "mrr"];
+
+/** One row a model and segment, one column a metric. */
+function metricsTable(rows) {
+  const names = [...new Set(rows.map((row) => row.metric))];
+  const chosen = METRICS_SHOWN.filter((name) => names.includes(name));
+  const columns = chosen.length ? chosen : names.slice(0, 3);
+  const groups = new Map();
+  for (const row of rows) {
+    const group = `${row.model}\n${row.segment}`;
+    groups.set(group, { ...groups.get(group), model: row.model, segment: row.segment, [row.metric]: row.value });
+  }
+  const cells = (row) => columns.map((name) => h("td.number", {}, row[name] === undefined ? "–" : row[name].toFixed(4)));
+  return h(
+    "table",
+    {},
+    h("thead", {}, h("tr", {}, ["Model", "Users", ...columns].map((name) => h("th", { scope: "col" }, name)))),
+    h("tbody", {}, [...groups.values()].map((row) => h("tr", {}, h("th", { scope: "row" }, row.model), h("td", {}, row.segment), cells(row)))),
+  );
+}

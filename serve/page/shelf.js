@@ -1,0 +1,207 @@
+// The list: asked for whenever the person or their feedback changes; what is liked or skipped leaves it at once.
+
+import { post } from "./api.js";
+import { card, isMade } from "./card.js";
+import { calm, find, h, notice, tell } from "./dom.js";
+import { poster } from "./poster.js";
+import { LENGTH, state, uuid } from "./state.js";
+
+const SKIPPED_AT_MOST = 100;
+let now = null; // the list that is shown, as the service sent it
+let running = null;
+let fault = () => {};
+let pickSomeone = () => {};
+
+export function startShelf({ onFault, onPick }) {
+  fault = onFault;
+  pickSomeone = onPick;
+  state.addEventListener("person", () => {
+    find("made").hidden = true;
+    find("made-cards").replaceChildren();
+    refresh();
+  });
+  find("shelf-back").addEventListener("click", () => {
+    find("shelf-heading").focus();
+    refresh();
+  });
+  find("shelf-heading").tabIndex = -1;
+  find("narrow-form").addEventListener("submit", (event) => {
+    event.preventDefault();
+    find("narrow").open = false;
+    find("narrow").querySelector("summary").focus();
+    refresh();
+  });
+  find("narrow").addEventListener("keydown", (event) => {
+    if (event.key !== "Escape") return;
+    find("narrow").open = false;
+    find("narrow").querySelector("summary").focus();
+  });
+  showEmpty();
+}
+
+/** Ask for the usual list anew. */
+export async function refresh() {
+  running?.abort();
+  showSkipped();
+  if (state.empty) return showEmpty();
+  running = new AbortController();
+  const { signal } = running;
+  find("shelf").setAttribute("aria-busy", "true");
+  if (!now) showWaiting();
+  try {
+    const reply = await post("v1/recommendations", asked(), signal);
+    showList(reply, null);
+    tell(`${reply.items.length} recommendations`);
+  } catch (error) {
+    if (error.name === "AbortError") return;
+    if (!now) find("cards").replaceChildren();
+    fault(error, refresh);
+  } finally {
+    if (!signal.aborted) find("shelf").setAttribute("aria-busy", "false");
+  }
+}
+
+function asked() {
+  const body = { ...state.subject, k: LENGTH, exclude: [...state.skipped.keys()] };
+  const variety = Number(find("variety").value);
+  const title = find("title-words").value.trim();
+  if (variety > 0) body.diversity = variety;
+  if (title) body.filters = { title };
+  return body;
+}
+
+/** Show what a wish found in place of the usual list. */
+export function showFound(reply, wish) {
+  running?.abort();
+  find("shelf").setAttribute("aria-busy", "false");
+  showList(reply, wish);
+}
+
+/** Put what was made on a shelf of its own, newest first. */
+export function showMade(item, listId) {
+  find("made").hidden = false;
+  find("made-cards").prepend(card(item, null, 0, { like: (one) => react(one, "like", { listId, made: true }), skip: (one) => react(one, "skip", { listId, made: true }) }));
+}
+
+/** Items on the list before the user, best first, and the list's id. */
+export const shown = () => ({ list_id: now?.list_id, items: now?.items ?? [] });
+
+function showList(reply, wish) {
+  const before = places();
+  now = reply;
+  const best = Math.max(...reply.items.map((item) => item.score));
+  const acts = { like: (item) => react(item, "like", { wish }), skip: (item) => react(item, "skip", { wish }) };
+  find("shelf-empty").replaceChildren(...(reply.items.length ? [] : [nothingLeft(wish)]));
+  find("cards").replaceChildren(...reply.items.filter((item) => !isMade(item)).map((item, i) => card(item, i + 1, best, acts)));
+  find("shelf-heading").textContent = wish ? "Found for your wish" : "Recommendations";
+  find("shelf-note").textContent = wish ? `“${wish}”` : subjectName();
+  find("shelf-back").hidden = !wish;
+  find("narrow").hidden = Boolean(wish);
+  glide(before);
+}
+
+function subjectName() {
+  return state.mode === "user" ? `for user ${state.user}` : `for a history of ${state.history.length}`;
+}
+
+async function react(item, kind, { wish, listId, made }) {
+  const list = now;
+  const position = made ? 0 : list.items.findIndex((other) => other.item_id === item.item_id);
+  const kept = { item_id: item.item_id, title: item.title, semantic_id: item.evidence?.semantic_id };
+  (kind === "like" ? state.liked : state.skipped).set(item.item_id, kept);
+  while (state.skipped.size > SKIPPED_AT_MOST) state.skipped.delete(state.skipped.keys().next().value);
+  leave(item.item_id, made && kind === "like");
+  const event = { event_id: uuid(), user_id: state.owner, item_id: item.item_id, kind, list_id: (made ? listId : list.list_id) ?? null, position };
+  try {
+    await post("v1/feedback", { events: [{ ...event, time: Date.now() / 1000 }] });
+  } catch (error) {
+    (kind === "like" ? state.liked : state.skipped).delete(item.item_id);
+    fault(error, () => react(item, kind, { wish, listId, made }));
+    return refresh();
+  }
+  notice(kind === "like" ? `Liked “${item.title}”. The list follows.` : `Skipped “${item.title}”.`);
+  if (kind === "like" && !made && state.mode === "history") state.history = [...state.history, kept];
+  state.changed("feedback");
+  if (wish || made) showSkipped();
+  else await refresh();
+}
+
+/** Take a card off at once, and keep the keyboard where it was. */
+function leave(itemId, stays) {
+  const gone = document.querySelector(`[data-item="${CSS.escape(itemId)}"]`);
+  if (!gone) return;
+  if (stays) {
+    for (const act of gone.querySelectorAll(".like, .skip")) act.remove();
+    gone.querySelector(".origin").focus();
+    return;
+  }
+  const before = places();
+  const next = gone.nextElementSibling ?? gone.previousElementSibling;
+  const had = gone.contains(document.activeElement);
+  gone.remove();
+  glide(before);
+  if (had) (next?.querySelector("button.act") ?? find("shelf-heading")).focus();
+}
+
+function showSkipped() {
+  const place = find("skipped");
+  place.hidden = state.skipped.size === 0;
+  place.querySelector("summary").textContent = `Skipped this visit (${state.skipped.size})`;
+  const back = (item) => () => {
+    state.skipped.delete(item.item_id);
+    place.querySelector("summary").focus();
+    refresh();
+  };
+  const rows = [...state.skipped.values()].map((item) =>
+    h("li", {}, h("span.thumb", {}, poster(item.semantic_id)), item.title, h("button.button.quiet", { type: "button", "aria-label": `Allow ${item.title} again`, on: { click: back(item) } }, "Allow again")),
+  );
+  place.querySelector("ul").replaceChildren(...rows);
+}
+
+function showEmpty() {
+  now = null;
+  find("shelf").setAttribute("aria-busy", "false");
+  find("cards").replaceChildren();
+  find("shelf-heading").textContent = "Recommendations";
+  find("shelf-note").textContent = "";
+  find("shelf-back").hidden = find("narrow").hidden = true;
+  const history = state.mode === "history";
+  const art = [[7, 3, 40], [2, 1, 90], [4, 12, 61], [9, 5, 17], [12, 15, 4]];
+  find("shelf-empty").replaceChildren(
+    h(
+      "div.empty",
+      {},
+      h("div.empty-art", {}, art.map((codes) => poster(codes))),
+      h("h3", {}, history ? "Build a history first" : "Nobody is chosen yet"),
+      h("p", {}, "Every item has a semantic ID, a few codes that say what it is like. Its poster is drawn from them: what looks alike is alike."),
+      h("button.button.strong", { type: "button", id: "pick-someone", on: { click: () => pickSomeone() } }, history ? "Search an item" : "Start with any user"),
+    ),
+  );
+}
+
+function showWaiting() {
+  find("shelf-empty").replaceChildren();
+  const ghost = () => h("li.card.ghost", { "aria-hidden": "true" }, h("div.poster"), h("div.card-body", {}, h("span.line"), h("span.line.short")));
+  find("cards").replaceChildren(...Array.from({ length: 6 }, ghost));
+}
+
+function nothingLeft(wish) {
+  const text = wish ? "Nothing in the catalog fits this wish. Say it in other words, or ask to have it made." : "No item is left to recommend. Allow a skipped one again, or change what the title must hold.";
+  return h("p.hint", {}, text);
+}
+
+/** Where each card stands, so that those that stay can glide to their new places. */
+function places() {
+  return new Map([...find("cards").children].map((one) => [one.dataset.item, one.getBoundingClientRect()]));
+}
+
+function glide(before) {
+  if (calm()) return;
+  for (const one of find("cards").children) {
+    const old = before.get(one.dataset.item);
+    const place = one.getBoundingClientRect();
+    const easing = "cubic-bezier(.2, .7, .2, 1)";
+    if (old) one.animate([{ transform: `translate(${old.x - place.x}px, ${old.y - place.y}px)` }, { transform: "none" }], { duration: 320, easing });
+    else one.animate([{ opacity: 0, transform: "translateY(10px)" }, { opacity: 1, transform: "none" }], { duration: 260, easing });
+  }
+}
