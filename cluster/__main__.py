@@ -17,6 +17,7 @@ from genrec.errors import GenrecError, SettingsError
 
 if TYPE_CHECKING:
     from cluster.jobs import Jobs
+    from cluster.local import LocalCluster
 
 KINDS = ("serve", "ray-up", "raycluster", "rayjob", "rayservice", "runtime-env")
 """Of cluster.render; written out here so that --help need not import Ray. A test compares."""
@@ -65,6 +66,15 @@ def _parser() -> argparse.ArgumentParser:
         if name == "logs":
             action.add_argument("--follow", "-f", action="store_true", help="to the job's end; its exit code is ours")
     actions.add_parser("list", parents=[common], help="all jobs of the cluster").set_defaults(act=_list)
+
+    up = actions.add_parser("up-local", parents=[common], help="a cluster of several nodes on this machine")
+    up.add_argument("nodes", type=int, metavar="N", help="nodes, the head among them; missing ones are started again")
+    up.add_argument("--cpus", type=int, default=2, help="CPUs that Ray counts on each worker (default: 2)")
+    up.add_argument("--object-store-mib", type=int, default=200, help="shared memory of each node (default: 200)")
+    up.set_defaults(act=_up_local)
+    down = actions.add_parser("down-local", parents=[common], help="end it, or one node of it")
+    down.add_argument("--node", type=int, metavar="I", help="end worker I alone, at once, as if its power failed")
+    down.set_defaults(act=_down_local)
     return parser
 
 
@@ -154,6 +164,28 @@ def _stop(options: argparse.Namespace) -> int:
 def _list(options: argparse.Namespace) -> int:
     for details in _jobs(options).all():
         sys.stdout.write(f"{details.submission_id}  {details.status.value.lower():<9}  {details.entrypoint}\n")
+    return 0
+
+
+def _local(options: argparse.Namespace) -> LocalCluster:
+    settings = load_settings(options.config, preset=options.preset, overrides=options.overrides)
+    from cluster.local import LocalCluster
+
+    return LocalCluster(settings.cluster)
+
+
+def _up_local(options: argparse.Namespace) -> int:
+    cluster = _local(options)
+    address, started = cluster.up(options.nodes, options.cpus, options.object_store_mib)
+    told = f"started {', '.join(map(str, started))}" if started else "all there already"
+    sys.stderr.write(f"{options.nodes} nodes ({told}); their logs: {cluster.folder}\n")
+    sys.stdout.write(f"export RAY_API_SERVER_ADDRESS={address}\nexport RAY_AUTH_TOKEN_PATH={cluster.token_file}\n")
+    return 0
+
+
+def _down_local(options: argparse.Namespace) -> int:
+    ended = _local(options).down(options.node)
+    sys.stdout.write(f"ended {ended} processes\n")
     return 0
 
 

@@ -1,0 +1,321 @@
+"""A cluster of several nodes on this machine, for trying what a real one does: a head and its workers, token on.
+
+Every node is a ``ray start --block`` of its own, with its own ports, a small object store and a resource ``node-I``
+by which work can be placed. As on rendered clusters, the head of several nodes runs no work. Nodes are known by id
+*and* time of birth, so that ``down-local`` ends exactly what was started here; `ray stop` would end every Ray of the
+machine. Run again, ``up-local`` starts the nodes that are missing.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import secrets
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+import requests
+
+from cluster.errors import ClusterError
+from genrec.config import ClusterSettings
+
+HOST = "127.0.0.1"
+READY_S, END_S, ATTEMPTS = 120.0, 40.0, 3
+SOCKET_PATH_BYTES = 107
+_SESSION_BYTES = 64
+"""What Ray appends to its folder for the longest of its sockets."""
+_PORTS = ("object-manager-port", "node-manager-port", "runtime-env-agent-port", "metrics-export-port")
+_AGENT_PORTS = ("dashboard-agent-listen-port", "dashboard-agent-grpc-port")
+
+
+@dataclass(frozen=True)
+class Process:
+    """A process that cannot be mistaken for a later one of the same id."""
+
+    pid: int
+    born: float
+
+    @classmethod
+    def of(cls, process: psutil.Process) -> Process:
+        """The running process."""
+        return cls(process.pid, process.create_time())
+
+    def find(self) -> psutil.Process | None:
+        """The process, if it lives."""
+        try:
+            found = psutil.Process(self.pid)
+            alive = found.create_time() == self.born and found.status() != psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return None
+        return found if alive else None
+
+
+@dataclass
+class Node:
+    """One node.
+
+    Attributes:
+        starter: its ``ray start --block``.
+        parts: Ray's own processes below it (GCS, raylet, agents), as they were when it was ready.
+    """
+
+    starter: Process
+    parts: list[Process] = field(default_factory=list)
+
+    def alive(self) -> bool:
+        """Its starter ends when one of its parts does."""
+        return self.starter.find() is not None
+
+    def end(self, *, at_once: bool = False) -> int:
+        """End it and all below it, by signal, then by force; returns how many processes there were.
+
+        Args:
+            at_once: no signal first, as if the machine had lost power.
+        """
+        roots = [found for process in (self.starter, *self.parts) if (found := process.find())]
+        family = {process.pid: process for root in roots for process in (root, *_below(root))}
+        if not at_once:
+            for root in roots[:1]:  # `ray start --block` takes its own processes down with it
+                root.terminate()
+            psutil.wait_procs(family.values(), timeout=END_S)
+        for process in family.values():
+            if process.is_running():
+                process.kill()
+        psutil.wait_procs(family.values(), timeout=END_S)
+        return len(family)
+
+
+def _alive(node: Node | None) -> bool:
+    return node is not None and node.alive()
+
+
+def _below(process: psutil.Process | None) -> list[psutil.Process]:
+    try:
+        return process.children(recursive=True) if process else []
+    except psutil.NoSuchProcess:
+        return []
+
+
+class LocalCluster:
+    """The local cluster of a name; at most one of each name and user.
+
+    Args:
+        settings: section ``cluster``: name, labels of CPU workers.
+        root: folder for its state; None: below the system's temporary folder, where paths are short enough for sockets.
+
+    Raises:
+        ClusterError: the folder is another user's, or its path too long.
+    """
+
+    def __init__(self, settings: ClusterSettings, root: Path | None = None) -> None:
+        self.settings = settings
+        self.folder = (root or Path(tempfile.gettempdir())) / f"genrec-{os.getuid()}-{settings.name}"
+        if len(os.fsencode(self.folder / "ray")) + _SESSION_BYTES > SOCKET_PATH_BYTES:
+            raise ClusterError(f"{self.folder}: too long a path for Ray's sockets; set TMPDIR to a short one")
+        self.token_file = self.folder / "token"
+
+    def up(self, count: int, cpus: int, object_store_mib: int) -> tuple[str, list[int]]:
+        """Bring up the nodes that are missing of ``count``.
+
+        Args:
+            count: nodes, the head among them.
+            cpus: CPUs that Ray counts on each worker; the head of several nodes has none.
+            object_store_mib: shared memory of each node.
+
+        Returns:
+            Address of the Jobs API, and the nodes that were started.
+
+        Raises:
+            ClusterError: a node does not come up; what was started is ended again.
+        """
+        if count < 1:
+            raise ClusterError(f"up-local {count}: a cluster has at least one node, its head")
+        with self._held():
+            state = self._read()
+            if state and not state["nodes"]["0"].alive():  # without its head nothing of it is of use
+                self._end(state)
+                state = None
+            if state is None:
+                state = self._fresh()
+            nodes: dict[str, Node] = state["nodes"]
+            missing = [index for index in range(count) if not _alive(nodes.get(str(index)))]
+            try:
+                for index in missing:
+                    self._bring_up(index, state, 0 if count > 1 and not index else cpus, object_store_mib)
+            except (ClusterError, KeyboardInterrupt):
+                for node in [nodes.pop(str(index)) for index in reversed(missing) if str(index) in nodes]:
+                    node.end()
+                self._write(state)
+                raise
+        return state["address"], missing
+
+    def down(self, index: int | None = None) -> int:
+        """End the cluster, or, as if its power failed, one worker of it; returns how many processes were ended.
+
+        Raises:
+            ClusterError: there is no such node.
+        """
+        with self._held():
+            state = self._read()
+            if index is None:
+                if state is None:
+                    return 0
+                ended = self._end(state)
+                self._state_file.unlink()
+                return ended
+            node = state["nodes"].pop(str(index), None) if state and index else None
+            if state is None or node is None:
+                told = ", ".join(sorted(set(state["nodes"]) - {"0"})) if state else "none"
+                raise ClusterError(f"no worker {index} here; there are: {told}")
+            self._write(state)
+            return node.end(at_once=True)
+
+    @staticmethod
+    def _end(state: dict[str, Any]) -> int:
+        return sum(state["nodes"][index].end() for index in sorted(state["nodes"], key=int, reverse=True))
+
+    @property
+    def _state_file(self) -> Path:
+        return self.folder / "state.json"
+
+    @contextmanager
+    def _held(self) -> Iterator[None]:
+        try:
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            about = self.folder.lstat()
+            if about.st_uid != os.getuid() or about.st_mode & 0o077 or self.folder.is_symlink():
+                raise ClusterError(f"{self.folder}: not this user's alone; remove it, or set TMPDIR to another folder")
+            with (self.folder / "lock").open("w") as stream:
+                fcntl.flock(stream, fcntl.LOCK_EX)
+                yield
+        except OSError as error:
+            raise ClusterError(f"{self.folder}: {error.strerror or error}") from error
+
+    def _fresh(self) -> dict[str, Any]:
+        self.token_file.unlink(missing_ok=True)
+        handle = os.open(self.token_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(handle, "w") as stream:
+            stream.write(secrets.token_hex(32))
+        gcs, dashboard = _free_ports(2)
+        return {"address": f"http://{HOST}:{dashboard}", "gcs": f"{HOST}:{gcs}", "nodes": {}}
+
+    def _read(self) -> dict[str, Any] | None:
+        try:
+            state: dict[str, Any] = json.loads(self._state_file.read_bytes())
+            state["nodes"] = {
+                index: Node(Process(**node["starter"]), [Process(**part) for part in node["parts"]])
+                for index, node in state["nodes"].items()
+            }
+        except FileNotFoundError:
+            return None
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ClusterError(f"{self._state_file}: not a record of a cluster ({error}); remove it") from error
+        return state if "0" in state["nodes"] else None
+
+    def _write(self, state: Mapping[str, Any]) -> None:
+        fresh = self._state_file.with_suffix(".new")
+        told = {**state, "nodes": {index: asdict(node) for index, node in state["nodes"].items()}}
+        fresh.write_text(json.dumps(told, indent=1), encoding="utf-8")
+        os.replace(fresh, self._state_file)
+
+    def _start(self, index: int, state: Mapping[str, Any], cpus: int, object_store_mib: int) -> Node:
+        if index:
+            flags = [f"--address={state['gcs']}", "--include-log-monitor=false"]
+        else:
+            flags = ["--head", f"--port={state['gcs'].rpartition(':')[2]}", f"--dashboard-host={HOST}"]
+            flags.append(f"--dashboard-port={state['address'].rpartition(':')[2]}")
+        names = (*_PORTS, *_AGENT_PORTS)
+        flags += [f"--{name}={port}" for name, port in zip(names, _free_ports(len(names)), strict=True)]
+        labels = {"genrec/node": str(index), **(self.settings.cpu_workers.labels if cpus else {})}
+        flags += [
+            f"--node-ip-address={HOST}",
+            f"--num-cpus={cpus}",
+            "--num-gpus=0",
+            f"--resources={json.dumps({f'node-{index}': 1})}",
+            f"--labels={','.join(f'{name}={value}' for name, value in labels.items())}",
+            f"--object-store-memory={object_store_mib * 2**20}",
+            f"--temp-dir={self.folder / 'ray'}",
+            "--disable-usage-stats",
+            "--block",
+        ]
+        environ = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+        environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(self.token_file)}
+        # A job's `python` is found by the node's path.
+        environ["PATH"] = os.pathsep.join((str(Path(sys.executable).parent), environ.get("PATH", "")))
+        with (self.folder / f"node-{index}.log").open("wb") as log:
+            started = subprocess.Popen(
+                [sys.executable, "-m", "ray.scripts.scripts", "start", *flags],
+                env=environ,
+                cwd=self.folder,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # a Ctrl-C meant for the caller must not reach it
+            )
+        return Node(Process.of(psutil.Process(started.pid)))
+
+    def _bring_up(self, index: int, state: dict[str, Any], cpus: int, object_store_mib: int) -> None:
+        """Start a node and wait until the head counts it; a busy machine may miss Ray's own short limits, so again."""
+        nodes: dict[str, Node] = state["nodes"]
+        nodes.pop(str(index), None)
+        others, deadline = sum(map(_alive, nodes.values())), time.monotonic() + READY_S
+        while nodes and self._nodes_alive(state) != others:  # the head takes a while to miss a node that was killed
+            if time.monotonic() > deadline:
+                raise ClusterError(f"the head does not count its {others} nodes; end all with down-local")
+            time.sleep(0.3)
+        for attempt in range(1, ATTEMPTS + 1):
+            nodes[str(index)] = node = self._start(index, state, cpus, object_store_mib)
+            self._write(state)
+            deadline = time.monotonic() + READY_S
+            while node.alive() and time.monotonic() < deadline:
+                if self._nodes_alive(state) > others:
+                    node.parts = [Process.of(part) for part in _below(node.starter.find()) if _is_part(part)]
+                    self._write(state)
+                    return
+                time.sleep(0.3)
+            told = f"node {index} did not start: {self._last_line(index)}"
+            node.end()
+            if attempt == ATTEMPTS or "timed out" not in told:
+                raise ClusterError(told)
+
+    def _nodes_alive(self, state: Mapping[str, Any]) -> int:
+        headers = {"Authorization": f"Bearer {self.token_file.read_text(encoding='utf-8')}"}
+        try:
+            reply = requests.get(f"{state['address']}/nodes?view=summary", headers=headers, timeout=5)
+            nodes = reply.json()["data"]["summary"]
+        except (requests.exceptions.RequestException, ValueError, KeyError, TypeError):
+            return 0
+        return sum(node["raylet"].get("state") == "ALIVE" for node in nodes)
+
+    def _last_line(self, index: str) -> str:
+        log = self.folder / f"node-{index}.log"
+        lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines()]
+        told = [line for line in lines if line and set(line) - set("-─ ")]
+        return f"{told[-1]} ({log})" if told else str(log)
+
+
+def _is_part(process: psutil.Process) -> bool:
+    """Ray's own process of a node, not a worker, which ends with its raylet."""
+    try:
+        return not process.name().startswith("ray::")
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _free_ports(count: int) -> list[int]:
+    probes = [socket.create_server((HOST, 0)) for _ in range(count)]
+    try:
+        return [int(probe.getsockname()[1]) for probe in probes]
+    finally:
+        for probe in probes:
+            probe.close()
