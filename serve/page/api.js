@@ -134,6 +134,8 @@ const ADVICE = {
   not_ready: ["The model is still being loaded.", "This takes up to a minute; then try again."],
   unavailable: ["Part of the service is away for a moment.", "Try again; what you did before is kept."],
   timeout: ["The answer took too long and was stopped.", "Try again, or ask for something simpler."],
+  too_many_requests: ["Too much of yours is being worked at.", "Wait for it to end, then try again."],
+  no_content: ["Wishes are not served here.", "This service was started without its instructor; the usual list works."],
   body_too_large: ["That is too much to send at once.", "Use a smaller picture or a shorter text."],
 };
 

@@ -44,7 +44,9 @@ export function card(item, rank, best, acts) {
 const number = (value) => value.toFixed(2).replace("-", "\u2212");
 
 function reason(item) {
-  return item.evidence?.reason ?? SOURCES[item.source] ?? "What the model expects next";
+  const reason = item.evidence?.reason;
+  if (item.evidence?.fits_instruction) return `Fits your wish.${reason ? ` ${reason}` : ""}`;
+  return reason ?? SOURCES[item.source] ?? "What the model expects next";
 }
 
 function meter(item, best) {

@@ -1,7 +1,8 @@
 // What stands behind a list: why an item is on it, where a made one comes from, what the model is.
 
 import { advice, get, post } from "./api.js";
-import { find, h, icon, percent } from "./dom.js";
+import { find, h, icon, notice, percent } from "./dom.js";
+import { sendFeedback } from "./feedback.js";
 import { state } from "./state.js";
 
 const LEANS_SHOWN = 8;
@@ -90,8 +91,23 @@ export function showProvenance(item) {
       checks?.policy && h("p.hint", {}, `Policy ${checks.policy}`),
       h("h3", {}, "Origin"),
       factList(facts),
+      reportButton(item),
     ];
   });
+}
+
+/** What should not be shown can be reported; whoever runs the service sees it in the feedback. */
+function reportButton(item) {
+  const report = async () => {
+    try {
+      await sendFeedback(item.item_id, "report");
+      button.replaceWith(h("p", { role: "status" }, "Reported. Thank you."));
+    } catch (fault) {
+      notice(advice(fault).join(" "));
+    }
+  };
+  const button = h("button.button.quiet", { type: "button", on: { click: report } }, "Report this");
+  return h("div.report", {}, button);
 }
 
 function verdicts(all) {
@@ -112,7 +128,7 @@ function factList(facts) {
 }
 
 function factValue(term, value) {
-  if (Array.isArray(value)) return value.every((one) => typeof one !== "object") ? value.join(", ") : h("ul.plain-list", {}, value.map((one) => h("li", {}, factValue(term, one))));
+  if (Array.isArray(value)) return value.every((one) => typeof one !== "object") ? value.flatMap((one, i) => [i ? ", " : "", factValue(term, one)]) : h("ul.plain-list", {}, value.map((one) => h("li", {}, factValue(term, one))));
   if (typeof value === "object") return factList(value);
   if (typeof value === "boolean") return value ? "yes" : "no";
   if (/^(time|created|made)$/.test(term) && typeof value === "number") return new Date(value * 1000).toLocaleString();

@@ -3,8 +3,9 @@
 import { post } from "./api.js";
 import { card, isMade } from "./card.js";
 import { calm, find, h, notice, tell } from "./dom.js";
+import { sendFeedback } from "./feedback.js";
 import { poster } from "./poster.js";
-import { LENGTH, state, uuid } from "./state.js";
+import { LENGTH, state } from "./state.js";
 
 const SKIPPED_AT_MOST = 100;
 let now = null; // the list that is shown, as the service sent it
@@ -78,10 +79,16 @@ export function showFound(reply, wish) {
 }
 
 /** Put what was made on a shelf of its own, newest first. */
-export function showMade(item, listId) {
+export function showMade(item, reply) {
   find("made").hidden = false;
-  find("made-cards").prepend(card(item, null, 0, { like: (one) => react(one, "like", { listId, made: true }), skip: (one) => react(one, "skip", { listId, made: true }) }));
+  const act = (kind) => (one) => react(one, kind, { list: reply, made: true });
+  find("made-cards").prepend(card(item, null, 0, { like: act("like"), skip: act("skip") }));
 }
+
+/** The title of something on the page; its id where it is not there. */
+export const titleOf = (itemId) => cardOf(itemId)?.querySelector("h3").textContent ?? itemId;
+
+const cardOf = (itemId) => document.querySelector(`[data-item="${CSS.escape(itemId)}"]`);
 
 /** Items on the list before the user, best first, and the list's id. */
 export const shown = () => ({ list_id: now?.list_id, items: now?.items ?? [] });
@@ -89,10 +96,11 @@ export const shown = () => ({ list_id: now?.list_id, items: now?.items ?? [] });
 function showList(reply, wish) {
   const before = places();
   now = reply;
-  const best = Math.max(...reply.items.map((item) => item.score));
-  const acts = { like: (item) => react(item, "like", { wish }), skip: (item) => react(item, "skip", { wish }) };
-  find("shelf-empty").replaceChildren(...(reply.items.length ? [] : [nothingLeft(wish)]));
-  find("cards").replaceChildren(...reply.items.filter((item) => !isMade(item)).map((item, i) => card(item, i + 1, best, acts)));
+  const items = reply.items.filter((item) => !isMade(item)); // what was made has a shelf of its own
+  const best = Math.max(...items.map((item) => item.score));
+  const act = (kind) => (item) => react(item, kind, { list: reply, wish });
+  find("shelf-empty").replaceChildren(...(items.length ? [] : [nothingLeft(wish)]));
+  find("cards").replaceChildren(...items.map((item, i) => card(item, i + 1, best, { like: act("like"), skip: act("skip") })));
   find("shelf-heading").textContent = wish ? "Found for your wish" : "Recommendations";
   find("shelf-note").textContent = wish ? `“${wish}”` : subjectName();
   find("shelf-back").hidden = !wish;
@@ -104,19 +112,16 @@ function subjectName() {
   return state.mode === "user" ? `for user ${state.user}` : `for a history of ${state.history.length}`;
 }
 
-async function react(item, kind, { wish, listId, made }) {
-  const list = now;
-  const position = made ? 0 : list.items.findIndex((other) => other.item_id === item.item_id);
+async function react(item, kind, { list, wish, made }) {
   const kept = { item_id: item.item_id, title: item.title, semantic_id: item.evidence?.semantic_id };
   (kind === "like" ? state.liked : state.skipped).set(item.item_id, kept);
   while (state.skipped.size > SKIPPED_AT_MOST) state.skipped.delete(state.skipped.keys().next().value);
   leave(item.item_id, made && kind === "like");
-  const event = { event_id: uuid(), user_id: state.owner, item_id: item.item_id, kind, list_id: (made ? listId : list.list_id) ?? null, position };
   try {
-    await post("v1/feedback", { events: [{ ...event, time: Date.now() / 1000 }] });
+    await sendFeedback(item.item_id, kind, list);
   } catch (error) {
     (kind === "like" ? state.liked : state.skipped).delete(item.item_id);
-    fault(error, () => react(item, kind, { wish, listId, made }));
+    fault(error, () => react(item, kind, { list, wish, made }));
     return refresh();
   }
   notice(kind === "like" ? `Liked “${item.title}”. The list follows.` : `Skipped “${item.title}”.`);
@@ -128,7 +133,7 @@ async function react(item, kind, { wish, listId, made }) {
 
 /** Take a card off at once, and keep the keyboard where it was. */
 function leave(itemId, stays) {
-  const gone = document.querySelector(`[data-item="${CSS.escape(itemId)}"]`);
+  const gone = cardOf(itemId);
   if (!gone) return;
   if (stays) {
     for (const act of gone.querySelectorAll(".like, .skip")) act.remove();

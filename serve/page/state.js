@@ -23,9 +23,9 @@ export const state = new (class extends EventTarget {
     return this.mode === "user" ? { user_id: this.user } : { history: this.history.map((item) => item.item_id) };
   }
 
-  /** Under which name feedback is kept; a built history has no owner, so this tab gets one. */
+  /** Under which name feedback is kept; whoever is not known has none, so this tab gets one. */
   get owner() {
-    if (this.mode === "user") return this.user;
+    if (this.mode === "user" && this.user !== null) return this.user;
     const name = sessionStorage.getItem("genrec.guest") ?? `guest-${uuid()}`;
     sessionStorage.setItem("genrec.guest", name);
     return name;

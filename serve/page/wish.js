@@ -1,9 +1,9 @@
 // A wish: words and perhaps a picture go to the instructor, whose decision, progress and result are shown as they come.
 
-import { events } from "./api.js";
+import { events, Failure } from "./api.js";
 import { isMade } from "./card.js";
 import { find, h, icon, notice, percent, tell } from "./dom.js";
-import { showFound, showMade, shown } from "./shelf.js";
+import { showFound, showMade, shown, titleOf } from "./shelf.js";
 import { LENGTH, state } from "./state.js";
 
 const IDEAS = ["Something calmer", "Something older, with a detective", "The same but as a watercolor", "Make me a poster of a quiet harbour at night"];
@@ -54,7 +54,10 @@ async function attach(file) {
     const image = await createImageBitmap(file);
     const scale = Math.min(1, LONGEST_SIDE / Math.max(image.width, image.height));
     const canvas = h("canvas", { width: Math.max(1, Math.round(image.width * scale)), height: Math.max(1, Math.round(image.height * scale)) });
-    canvas.getContext("2d").drawImage(image, 0, 0, canvas.width, canvas.height);
+    const paint = canvas.getContext("2d");
+    paint.fillStyle = "white"; // JPEG has no transparency
+    paint.fillRect(0, 0, canvas.width, canvas.height);
+    paint.drawImage(image, 0, 0, canvas.width, canvas.height);
     canvas.setAttribute("role", "img");
     canvas.setAttribute("aria-label", `Your picture, ${file.name}`);
     picture = canvas.toDataURL("image/jpeg", 0.9).split(",")[1];
@@ -90,16 +93,20 @@ async function wish(text, onFault) {
   try {
     let finished = false;
     for await (const event of events("v1/instructions", body, running.signal)) {
-      if (event.name === "decision") view.decided(event.data);
+      if (event.name === "decision") {
+        state.session = event.data.session_id ?? state.session;
+        view.decided(event.data);
+      }
       else if (event.name === "progress") view.progress(event.data);
-      else if (event.name === "error") throw Object.assign(new Error(), { status: 500, ...(event.data.error ?? event.data) });
+      else if (event.name === "error") throw new Failure(event.data.error.code === "timeout" ? 504 : 500, event.data.error);
       else if (event.name === "done") finished = settle(event.data, text, view);
     }
-    if (!finished) throw Object.assign(new Error("the connection ended before the answer"), { status: 0, code: "unreachable" });
+    if (!finished) throw new Failure(0, { code: "unreachable", message: "the connection ended before the answer" });
   } catch (fault) {
     if (fault.name === "AbortError") view.end("Stopped. Nothing was made.");
     else {
       view.hide();
+      if (fault.code === "not_found") fault.code = "no_content";
       onFault(fault, () => wish(text, onFault));
     }
   } finally {
@@ -114,12 +121,14 @@ function settle(reply, text, view) {
   const { action } = reply.decision ?? view.decision;
   const items = reply.items ?? [];
   const made = items.filter(isMade);
-  made.forEach((item) => showMade(item, reply.list_id));
-  if (action === "retrieve" || items.some((item) => !isMade(item))) showFound({ ...reply, items: items.filter((item) => !isMade(item)) }, text);
+  const found = items.length - made.length;
+  made.forEach((item) => showMade(item, reply));
+  if (action === "retrieve" || found > 0) showFound(reply, text || "your picture");
   if (action === "clarify") view.end("Waiting for your answer.");
   else if (made.length) view.end(`Made and checked: ${made.map((item) => `“${item.title}”`).join(", ")}.`);
-  else if (action === "retrieve") view.end(`${items.length} found in the catalog.`);
-  else view.end("Nothing is shown: what was made did not pass the checks. Say it in other words.");
+  else if (action === "retrieve") view.end(found ? `${found} from the catalog.` : "Nothing in the catalog fits.");
+  else view.end(`What was made did not pass the checks, so it is not shown.${found ? " Here is what the catalog has." : " Say it in other words."}`);
+  view.refused(reply.refused ?? []);
   find("wish-text").value = "";
   detach();
   if (action === "clarify") find("wish-text").focus();
@@ -163,6 +172,12 @@ class Progress {
     this.told = Math.max(quarter, this.told);
   }
 
+  /** Why drafts were held back: the checks that they failed. */
+  refused(reports) {
+    const faults = reports.flatMap((report) => report.verdicts ?? []).filter((verdict) => !verdict.passed);
+    if (faults.length) this.work.append(h("ul.held-back", {}, faults.map((one) => h("li", {}, h("strong", {}, one.check), ` ${one.evidence}`))));
+  }
+
   end(text) {
     this.work.replaceChildren(h("p.progress-end", {}, text));
     tell(text);
@@ -187,10 +202,10 @@ function ways(decision) {
   return h("ul.ways", { "aria-label": "How likely each way is" }, rows);
 }
 
-const SLOTS = { target: "wanted", operation: "change", style: "style", medium: "as", constraints: "with", negatives: "without" };
+const SLOTS = { target: "wanted", source_item: "from", operation: "change", style: "style", medium: "as", constraints: "with", negatives: "without" };
 
 function understood(slots) {
-  const chips = Object.entries(SLOTS).flatMap(([name, label]) => [slots[name] ?? []].flat().map((value) => [label, value]));
+  const chips = Object.entries(SLOTS).flatMap(([name, label]) => [slots[name] ?? []].flat().map((value) => [label, name === "source_item" ? titleOf(value) : value]));
   if (!chips.length) return [];
   return [h("ul.chips", { "aria-label": "What was understood" }, chips.map(([label, value]) => h("li", {}, h("span.chip-label", {}, `${label} `), value)))];
 }
