@@ -18,11 +18,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 SHARES = (0.0, 0.1, 0.2, 0.4, 0.7, 1.0)
 KINDS = ("random", "near")
+USER_METRICS = ("teacher-forced", "own-prefix", "exposure-gap")
+"""What is kept of each user, so that models can be compared in pairs: :meth:`UserAccuracy.gains`."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +68,27 @@ class ErrorPoint:
 
 
 @dataclass(frozen=True)
+class UserAccuracy:
+    """Share of right codes of each user U, over the positions after the first (but a collision level).
+
+    Attributes:
+        users_U: user indices.
+        teacher_forced_U, own_prefix_U: after true codes, and after the model's own.
+    """
+
+    users_U: NDArray[np.int64]
+    teacher_forced_U: NDArray[np.float64]
+    own_prefix_U: NDArray[np.float64]
+
+    def gains(self, users_R: NDArray[np.int64], metric: str) -> NDArray[np.float64]:
+        """Float [R], one of :data:`USER_METRICS` of these users, all of whom were measured."""
+        order = np.argsort(self.users_U)
+        rows = order[np.searchsorted(self.users_U, users_R, sorter=order)]
+        forced, own = self.teacher_forced_U[rows], self.own_prefix_U[rows]
+        return dict(zip(USER_METRICS, (forced, own, forced - own), strict=True))[metric]
+
+
+@dataclass(frozen=True)
 class Exposure:
     """What was measured of one model.
 
@@ -70,6 +98,7 @@ class Exposure:
         gap, low, high: mean gap of the positions after the first (but a collision level), and its interval over users.
         positions: the accuracies, by position.
         curve: the accuracies under errors, by kind and share.
+        by_user: what the mean gap is the mean of.
     """
 
     model: str
@@ -79,8 +108,39 @@ class Exposure:
     high: float
     positions: tuple[PositionAccuracy, ...]
     curve: tuple[ErrorPoint, ...]
+    by_user: UserAccuracy | None = field(default=None, compare=False, repr=False)
 
 
 def write_exposure(path: Path, measured: Sequence[Exposure]) -> None:
     """Write exposure.json: a list, one entry a model."""
-    path.write_text(json.dumps([asdict(entry) for entry in measured], indent=1) + "\n", encoding="utf-8")
+    plain = [asdict(replace(entry, by_user=None)) for entry in measured]
+    for entry in plain:
+        del entry["by_user"]  # write_users
+    path.write_text(json.dumps(plain, indent=1) + "\n", encoding="utf-8")
+
+
+def write_users(path: Path, measured: Sequence[Exposure]) -> None:
+    """Write exposure.parquet: a row a model and user; models in the order measured."""
+    parts = [
+        pa.table(
+            {
+                "model": [entry.model] * len(entry.by_user.users_U),
+                "user": entry.by_user.users_U,
+                "teacher_forced": entry.by_user.teacher_forced_U,
+                "own_prefix": entry.by_user.own_prefix_U,
+            }
+        )
+        for entry in measured
+        if entry.by_user is not None
+    ]
+    pq.write_table(pa.concat_tables(parts), path)
+
+
+def read_users(path: Path) -> dict[str, UserAccuracy]:
+    """Model -> what :func:`write_users` kept of it, in the order measured."""
+    table = pq.read_table(path)
+    names = np.array(table["model"].to_pylist())
+    columns = [table[name].to_numpy() for name in ("user", "teacher_forced", "own_prefix")]
+    return {
+        name: UserAccuracy(*(column[names == name] for column in columns)) for name in dict.fromkeys(names.tolist())
+    }

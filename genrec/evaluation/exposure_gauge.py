@@ -17,10 +17,10 @@ from torch.nn import functional
 
 from genrec.config import EvaluationSettings
 from genrec.data.interactions import Interactions, Split
+from genrec.data.windows import padded_histories
 from genrec.decoding import TrieTensors, child_log_probs
-from genrec.evaluation.exposure import KINDS, SHARES, ErrorPoint, Exposure, PositionAccuracy
+from genrec.evaluation.exposure import KINDS, SHARES, ErrorPoint, Exposure, PositionAccuracy, UserAccuracy
 from genrec.models.contracts import Backbone, Batch, Memory
-from genrec.models.dense import padded_histories
 from genrec.tokenizer.sid_table import PAD_TOKEN, SidTable
 
 SEED = 0
@@ -67,8 +67,11 @@ def measure_exposure(
         right.append(gauge(batch if prepare is None else prepare(batch), torch.from_numpy(targets[rows])))
     forced_US, own_US, errors_UX = (np.concatenate(parts) for parts in zip(*right, strict=True))
     gap_US = forced_US - own_US
-    later_US = gap_US[:, 1 : meaningful(backbone.sid_table)]
-    later_U = later_US.mean(axis=1) if later_US.shape[1] else np.zeros(len(gap_US))
+    later = slice(1, meaningful(backbone.sid_table))
+    forced_U, own_U = (
+        part[:, later].mean(axis=1) if part[:, later].shape[1] else np.zeros(len(part)) for part in (forced_US, own_US)
+    )
+    later_U = forced_U - own_U
     values = np.concatenate([gap_US, errors_UX, later_U[:, None]], axis=1)
     mean, low, high = (bound.tolist() for bound in _intervals(values, settings))
     n_positions, points = gap_US.shape[1], [(kind, share) for kind in KINDS for share in SHARES]
@@ -82,6 +85,7 @@ def measure_exposure(
             ErrorPoint(*point, mean[place], low[place], high[place])
             for place, point in enumerate(points, start=n_positions)
         ),
+        UserAccuracy(users, forced_U, own_U),
     )
 
 

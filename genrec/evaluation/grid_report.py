@@ -64,6 +64,7 @@ class GridReport:
         differences: arms against their controls.
         against_baselines: arms against each baseline.
         matched: arms against their controls at matched steps, by ``matched_metric`` on validation targets.
+        exposure_rows, exposure: the arms' exposure bias and its differences, where it was measured.
     """
 
     name: str
@@ -82,3 +83,5 @@ class GridReport:
     differences: list[Difference] = field(default_factory=list)
     against_baselines: list[Difference] = field(default_factory=list)
     matched: list[Matched] = field(default_factory=list)
+    exposure_rows: list[MetricRow] = field(default_factory=list)
+    exposure: list[Difference] = field(default_factory=list)

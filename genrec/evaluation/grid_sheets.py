@@ -16,6 +16,7 @@ import jinja2
 from rich.markup import escape
 from rich.table import Table
 
+from genrec.evaluation.exposure import USER_METRICS
 from genrec.evaluation.grid_report import JSON, SCHEMA, GridReport
 from genrec.evaluation.tables import SEGMENTS, headline_metrics, label
 
@@ -59,7 +60,8 @@ def sheets(report: GridReport) -> list[Sheet]:
     """The tables of a report; those without a line are left out."""
     made = [_cells(report)]
     if report.rows:
-        made = [_results(report), _differences(report), _baselines(report), _matched(report), _training(report), *made]
+        made = [_results(report), _differences(report), _baselines(report), _matched(report)]
+        made += [_exposure(report), _exposure_differences(report), _training(report), _cells(report)]
     return [sheet for sheet in made if sheet.lines]
 
 
@@ -156,6 +158,30 @@ def _matched(report: GridReport) -> Sheet:
     columns = ["arms", "segment", "seeds", "early stopping", "steps", "matched: values", "matched: difference"]
     columns += ["best up to there", "best by seed"]
     return Sheet("By early stopping and at matched steps", note, columns, lines)
+
+
+def _exposure(report: GridReport) -> Sheet:
+    found = {(row.model, row.metric): row for row in report.exposure_rows}
+    lines = [
+        [arm, *(f"{(row := found[arm, m]).value:.4f} [{row.low:.4f}, {row.high:.4f}]" for m in USER_METRICS)]
+        for arm in dict.fromkeys(row.model for row in report.exposure_rows)
+    ]
+    note = (
+        "Share of right codes after the first position: after true codes, after the generator's own, and the gap "
+        "between both. Votes are mixed in behind the generator and have none. Interval over seeds and users."
+    )
+    return Sheet("Exposure bias", note, ["arm", *USER_METRICS], lines)
+
+
+def _exposure_differences(report: GridReport) -> Sheet:
+    found = {(d.model, d.against, d.metric): d for d in report.exposure}
+    lines = []
+    for model, against in dict.fromkeys((d.model, d.against) for d in report.exposure):
+        mine = [found[model, against, metric] for metric in USER_METRICS]
+        seeds = str(len(mine[0].seeds))
+        lines.append([f"{model} − {against}", seeds, *(f"{d.difference:+.4f} {_signed(d.by_seeds)}" for d in mine)])
+    note = "Paired bootstrap over seeds and users; a gap that closes is below zero."
+    return Sheet("Exposure bias between arms", note, ["arms", "seeds", *USER_METRICS], lines)
 
 
 def _training(report: GridReport) -> Sheet:

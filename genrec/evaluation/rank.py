@@ -23,10 +23,11 @@ from torch import Tensor
 
 from genrec.config import EvaluationSettings
 from genrec.data.interactions import Interactions, Split
+from genrec.data.windows import padded_histories
 from genrec.errors import ArtifactError
 from genrec.evaluation.frame import EvalFrame
 from genrec.models.contracts import PAD_ITEM, Backbone, Batch
-from genrec.models.dense import DenseScorer, padded_histories
+from genrec.models.dense import DenseScorer
 
 
 class RankedItems(Protocol):

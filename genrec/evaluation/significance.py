@@ -15,7 +15,7 @@ Shape letters: U users of a segment, C columns (one a frame), M metrics, S boots
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -63,10 +63,15 @@ class Bootstrap:
         runs: model -> its frames, one a seed (or one without), all over the same users.
         metrics: "hit@10", "ndcg@10", ...
         settings: bootstrap samples and confidence.
+        measure: float [U], what each user of a frame contributes to a metric.
     """
 
     def __init__(
-        self, runs: Mapping[str, Sequence[EvalFrame]], metrics: Sequence[str], settings: EvaluationSettings
+        self,
+        runs: Mapping[str, Sequence[EvalFrame]],
+        metrics: Sequence[str],
+        settings: EvaluationSettings,
+        measure: Callable[[EvalFrame, str], FloatArray] = gains,
     ) -> None:
         frames = [frame for group in runs.values() for frame in group]
         require_same_users(frames)
@@ -77,7 +82,7 @@ class Bootstrap:
             self.columns[model] = {frame.seed: place + n for n, frame in enumerate(group)}
             assert len(self.columns[model]) == len(group), f"{model}: two frames of one seed"
             place += len(group)
-        gains_UCM = np.stack([np.stack([gains(f, name) for name in self.metrics], axis=1) for f in frames], axis=1)
+        gains_UCM = np.stack([np.stack([measure(f, name) for name in self.metrics], axis=1) for f in frames], axis=1)
         members = {"all": np.ones(len(frames[0].users), dtype=bool), **frames[0].segments}
         self.users = {segment: int(member.sum()) for segment, member in members.items() if member.any()}
         self.means_CM = {segment: gains_UCM[members[segment]].mean(axis=0) for segment in self.users}

@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-FRAMES, METRICS, EXPOSURE, REPORT = "frames", "metrics.json", "exposure.json", "report.html"
+FRAMES, METRICS, REPORT = "frames", "metrics.json", "report.html"
+EXPOSURE, EXPOSURE_USERS = "exposure.json", "exposure.parquet"
 POPULARITY, ITEM_KNN, USER_KNN, BLEND, SASREC = "popularity", "item-knn", "user-knn", "item-knn+user-knn", "sasrec"
 BASELINES = (POPULARITY, ITEM_KNN, USER_KNN, BLEND, SASREC)
 USER_KNN_WEIGHT = 0.5
@@ -40,7 +41,7 @@ CLAIM = "ndcg@10"
 def evaluate(context: Context) -> Outcome:
     """Frames of all models, metrics.json and report.html."""
     from genrec.data.load import load_interactions
-    from genrec.evaluation.exposure import write_exposure
+    from genrec.evaluation.exposure import write_exposure, write_users
     from genrec.evaluation.metrics import evaluate_frames, write_metrics
     from genrec.evaluation.rank import save_frame
     from genrec.evaluation.report import write_report
@@ -61,6 +62,7 @@ def evaluate(context: Context) -> Outcome:
     exposure = measured_exposure(context, interactions, table) if settings.evaluation.exposure else []
     if exposure:
         write_exposure(context.out / EXPOSURE, exposure)
+        write_users(context.out / EXPOSURE_USERS, exposure)
     curves = {SASREC: read_curves(context.inputs["sasrec"]), host: read_curves(context.inputs["pretrain"])}
     if settings.plugin.memory.finetune:
         curves[host + MEMORY] = read_curves(context.inputs["finetune"])

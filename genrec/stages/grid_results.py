@@ -5,16 +5,17 @@ from __future__ import annotations
 import os
 import platform
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from genrec.artifacts import read_manifest
 from genrec.bundle import served_model
 from genrec.config import Cell, Settings
+from genrec.evaluation.exposure import USER_METRICS, UserAccuracy, read_users
 from genrec.evaluation.grid_report import CellRecord, GridReport, Matched
 from genrec.evaluation.matched import joined, matched_steps, validation_curve
 from genrec.evaluation.significance import Bootstrap, Difference
 from genrec.evaluation.tables import SEGMENTS
-from genrec.stages.evaluation import BASELINES, FRAMES, SASREC, dataset_name
+from genrec.stages.evaluation import BASELINES, EXPOSURE_USERS, FRAMES, SASREC, dataset_name
 from genrec.stages.grid import GridRun
 from genrec.training.curves import read_curves
 
@@ -70,6 +71,7 @@ def grid_report(run: GridRun, command: str) -> GridReport:
         differences=[bootstrap.difference(a, b, s, m) for a, b in pairs for s in segments for m in metrics],
         against_baselines=_against_baselines(bootstrap, list(arms), list(baselines), metrics[-1]),
         matched=[entry for a, b in pairs for s in SEGMENTS if (entry := _matched(run, a, b, s)) is not None],
+        **_exposure(run, arms, pairs),
     )
 
 
@@ -129,6 +131,31 @@ def _record(run: GridRun, cell: Cell) -> CellRecord:
         return record
     told = read_manifest(pipeline.store.path("pretrain", plan.key), verify_files=False).metrics
     return replace(record, training={name: told[name] for name in SHOWN if name in told})
+
+
+def _exposure(run: GridRun, arms: Frames, pairs: list[tuple[str, str]]) -> dict[str, Any]:
+    """Rows and differences of the exposure bias, between the cells where it was measured; the votes have none."""
+    found: dict[tuple[str, int | None], UserAccuracy] = {}
+    for cell in run.cells:
+        path = run.open(cell) if run.done(cell) else None
+        if path is not None and (path / EXPOSURE_USERS).exists():
+            found[cell.arm, cell.seed] = list(read_users(path / EXPOSURE_USERS).values())[-1]
+    frames = {arm: [f for seed, f in group.items() if (arm, seed) in found] for arm, group in arms.items()}
+    frames = {arm: group for arm, group in frames.items() if group}
+    if not frames:
+        return {}
+    settings = run.cells[0].settings
+    bootstrap = Bootstrap(
+        frames,
+        USER_METRICS,
+        settings.evaluation,
+        lambda frame, metric: found[frame.model, frame.seed].gains(frame.users, metric),
+    )
+    pairs = [pair for pair in pairs if bootstrap.comparable(*pair)]
+    return {
+        "exposure_rows": [bootstrap.row(a, dataset_name(settings), "all", m) for a in frames for m in USER_METRICS],
+        "exposure": [bootstrap.difference(a, b, "all", m) for a, b in pairs for m in USER_METRICS],
+    }
 
 
 def _against_baselines(bootstrap: Bootstrap, arms: list[str], baselines: list[str], metric: str) -> list[Difference]:

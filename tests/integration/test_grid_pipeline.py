@@ -25,7 +25,7 @@ def config(tmp_path_factory) -> Path:
         "model": {"d_model": 16, "d_ff": 32, "heads": 2, "d_head": 8, "encoder_layers": 1, "decoder_layers": 1},
         "training": {"strategy": "single", "batch_size": 64, "tensorboard": False, "validation_users": 60},
         "baselines": {"sasrec": {"d_model": 16, "layers": 1, "epochs": 2, "negatives": None}},
-        "evaluation": {"bootstrap_samples": 50},
+        "evaluation": {"bootstrap_samples": 50, "exposure": True},
         "grids": {
             "tiny": {
                 "overrides": {"training": {"epochs": 6, "patience": 2}},
@@ -73,6 +73,12 @@ def test_a_grid_from_dry_run_to_tables(config, capsys):
     deterministic = report["baselines"][:-1]
     assert list(seeds) == [*report["baselines"], "bare", "votes", "language"]
     assert all(found == ([] if model in deterministic else [0, 1]) for model, found in seeds.items())
+    measured = {(row["model"], row["metric"]): row["value"] for row in report["exposure_rows"]}
+    assert {arm for arm, _ in measured} == {"bare", "votes", "language"}
+    assert measured["votes", "exposure-gap"] == measured["bare", "exposure-gap"], (
+        "votes are mixed in behind the generator"
+    )
+    assert {d["model"] for d in report["exposure"]} == {"votes", "language"}
     matched = {(entry["arm"], entry["segment"]): entry for entry in report["matched"]}
     assert {arm for arm, _ in matched} == {"votes", "language"}
     for point in matched["votes", "all"]["points"]:

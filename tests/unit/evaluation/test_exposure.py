@@ -11,7 +11,7 @@ import torch
 
 from genrec.config import EvaluationSettings, ModelSettings
 from genrec.data.interactions import Interactions
-from genrec.evaluation.exposure import SHARES, write_exposure
+from genrec.evaluation.exposure import SHARES, USER_METRICS, read_users, write_exposure, write_users
 from genrec.evaluation.exposure_gauge import level_ranges, measure_exposure, near_codes
 from genrec.evaluation.plots import exposure_curves
 from genrec.models import build_backbone
@@ -169,6 +169,16 @@ def test_a_real_host_is_measured_alike_at_any_batch_size(tmp_path):
     write_exposure(tmp_path / "exposure.json", [first])
     told = json.loads((tmp_path / "exposure.json").read_text())
     assert told[0]["positions"][1]["gap"] == first.positions[1].gap
+    assert "by_user" not in told[0]
+    write_users(tmp_path / "exposure.parquet", [second])
+    kept = read_users(tmp_path / "exposure.parquet")["tiger"]
+    some = np.array([7, 3, 7])
+    forced, own, gap = (kept.gains(some, metric) for metric in USER_METRICS)
+    np.testing.assert_array_equal(gap, forced - own)
+    for user, value in zip(some, gap, strict=True):
+        single = measure_exposure(host, data, "test", SETTINGS, max_history=3, model="tiger", users=np.array([user]))
+        assert value == pytest.approx(single.gap)
+    assert kept.gains(np.sort(users), "exposure-gap").mean() == pytest.approx(second.gap)
     assert "tiger, own prefix" in exposure_curves([first])
 
 
