@@ -21,6 +21,8 @@ NOT_BENCHMARKS = {
     "peak",
     "scale_data",
     "scale_phases",
+    "serving_plain",
+    "serving_tools",
     "shapes",
     "transformers_side",
 }

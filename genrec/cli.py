@@ -52,6 +52,13 @@ def _parser() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--config", metavar="FILE", help="settings file (default: ray_config.yaml if there is one)")
     common.add_argument("--preset", metavar="NAME", help="a preset of that file, merged over its base")
+    common.add_argument(
+        "--from-feedback",
+        nargs="?",
+        const="",
+        metavar="URL",
+        help="add what people liked or consumed at the endpoint to the data (default: the store of these settings)",
+    )
     common.add_argument("--from-sweep", metavar="NAME", help="the best settings that `python -m tune NAME` found")
     common.add_argument(
         "--set", dest="overrides", action="append", default=[], metavar="a.b=c", help="override one setting; repeatable"
@@ -113,6 +120,23 @@ def _overrides(options: argparse.Namespace) -> list[str]:
 
 
 def _settings(options: argparse.Namespace) -> Settings:
+    settings = _settings_alone(options)
+    return settings if options.from_feedback is None else _with_feedback(settings, options.from_feedback)
+
+
+def _with_feedback(settings: Settings, url: str) -> Settings:
+    """The same settings with the store's log of this moment added to the data."""
+    from genrec.data.readers.feedback import SQLITE_FILE, export_feedback
+
+    directory = Path(settings.run.directory)
+    own = settings.serve.store_url or f"sqlite:///{(directory / settings.run.name / SQLITE_FILE).resolve()}"
+    path, count = export_feedback(url or own, directory / "feedback")
+    sys.stderr.write(f"{count} interactions of the endpoint are added to the data: {path}\n")
+    data = settings.data.model_copy(update={"feedback": str(path)})
+    return settings.model_copy(update={"data": data})
+
+
+def _settings_alone(options: argparse.Namespace) -> Settings:
     if options.from_sweep is None:
         return load_settings(options.config, preset=options.preset, overrides=_overrides(options))
     if options.preset is not None:
@@ -156,7 +180,8 @@ def _run(options: argparse.Namespace) -> None:
     for name in pipeline.plans:
         pipeline.ensure(name)
     _print_results(pipeline.ensure("evaluate"))
-    sys.stdout.write(f"report: {pipeline.folder.path / 'report.html'}\nbundle: {pipeline.folder.path / 'bundle'}\n")
+    path, where = pipeline.folder.path, pipeline.store.where
+    sys.stdout.write(f"report: {where(path / 'report.html')}\nbundle: {where(path / 'bundle')}\n")
 
 
 def _print_results(evaluated: Path) -> None:
@@ -195,7 +220,7 @@ def _compare(options: argparse.Namespace) -> None:
     from genrec.stages.compare import compare
 
     settings = _settings(options)
-    rows = compare(Path(settings.run.directory), options.runs, settings.evaluation)
+    rows = compare(settings.run.directory, options.runs, settings.evaluation, settings.run.mirror)
     if options.json:
         sys.stdout.write(json.dumps([asdict(row) for row in rows], indent=1, ensure_ascii=False) + "\n")
         return

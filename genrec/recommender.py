@@ -22,9 +22,18 @@ from numpy.typing import NDArray
 from genrec.bundle import Bundle, load_bundle
 from genrec.decoding import recommend
 from genrec.decoding.search import Ranked
+from genrec.diversity import diversify
 from genrec.errors import GenrecError
+from genrec.finding import NO_FILTER, Filter, Finder
 from genrec.models.contracts import PAD_ITEM, Batch
+from genrec.models.item_knn import ItemKNN
+from genrec.reasons import Explained, explain, likeness, sentence, strongest
 from genrec.recommendation import Recommendation
+
+REASONS = 2
+"""Items of the history that an entry names as its reason."""
+LEAST_CANDIDATES = 50
+"""A varied list is drawn from four times its length, and from no fewer than these."""
 
 
 class RequestError(GenrecError):
@@ -51,6 +60,10 @@ class RecommendRequest:
         recent: raw item ids that the user took up after the bundle's data ends, oldest first: they extend the
             known history, or are the history of a user whom the bundle does not know. Ids that the catalog
             lacks are passed over, for feedback outlives catalogs.
+        where: which items may be listed.
+        diversity: 0: the most probable items; up to 1: a list drawn from more candidates (genrec.diversity), whose
+            propensities stand in each entry's evidence.
+        seed: of that draw.
     """
 
     user_id: str | None
@@ -58,6 +71,23 @@ class RecommendRequest:
     k: int
     exclude: tuple[str, ...] = ()
     recent: tuple[str, ...] = ()
+    where: Filter = NO_FILTER
+    diversity: float = 0.0
+    seed: int = 0
+
+    @property
+    def candidates(self) -> int:
+        """How many items are decoded for the list."""
+        return self.k if self.diversity == 0 else max(4 * self.k, LEAST_CANDIDATES)
+
+
+@dataclass(frozen=True, eq=False)
+class _Row:
+    """What was decoded for one request, best first: item indices, log-probabilities, shares by part (or none)."""
+
+    items: list[int]
+    scores: list[float]
+    shares_CK: NDArray[np.float32] | None
 
 
 class Recommender:
@@ -122,6 +152,7 @@ class Recommender:
             "item_id": item_id,
             "title": catalog.titles[index],
             "text": catalog.texts[index],
+            "categories": list(catalog.categories[index]),
             "semantic_id": [int(code) for code in self._codes_NL[index]],
         }
 
@@ -162,7 +193,8 @@ class Recommender:
         answers: list[list[Recommendation]] = []
         for begin in range(0, len(rows), self.batch_size):
             end = begin + self.batch_size
-            answers += self._decode(rows[begin:end], users[begin:end], [k] * len(rows[begin:end]), extra[begin:end])
+            decoded = self._decode(rows[begin:end], users[begin:end], [k] * len(rows[begin:end]), extra[begin:end])
+            answers += [self._entries(row, history) for row, history in zip(decoded, rows[begin:end], strict=True)]
         return answers
 
     def recommend_batch(self, requests: Sequence[RecommendRequest]) -> list[list[Recommendation]]:
@@ -176,15 +208,18 @@ class Recommender:
             self.check(request)
             rows.append(self._history(request))
             users.append(self._user(request.user_id))
-            extra.append([self._index_of(item, "exclude") for item in request.exclude])
+            barred = [self._index_of(item, "exclude") for item in request.exclude]
+            if request.where != NO_FILTER:
+                barred += self.finder.left_out(request.where).tolist()
+            extra.append(barred)
         answers: list[list[Recommendation]] = [[] for _ in requests]
         for members in self._equal_beams(requests):
             for begin in range(0, len(members), self.batch_size):
                 part = members[begin : begin + self.batch_size]
-                ks = [requests[i].k for i in part]
-                lists = self._decode([rows[i] for i in part], [users[i] for i in part], ks, [extra[i] for i in part])
-                for i, answer in zip(part, lists, strict=True):
-                    answers[i] = answer
+                ks = [requests[i].candidates for i in part]
+                decoded = self._decode([rows[i] for i in part], [users[i] for i in part], ks, [extra[i] for i in part])
+                for i, row in zip(part, decoded, strict=True):
+                    answers[i] = self._listed(row, requests[i], rows[i])
         return answers
 
     def check(self, request: RecommendRequest) -> None:
@@ -193,6 +228,28 @@ class Recommender:
         self._check_history(self._history(request))
         for item in request.exclude:
             self._index_of(item, "exclude")
+        for item in request.where.items or ():
+            self._index_of(item, "filters.items")
+        if not 0 <= request.diversity <= 1:
+            raise RequestError(f"diversity: {request.diversity} is out of range; give 0 to 1")
+
+    @cached_property
+    def finder(self) -> Finder:
+        """Search over the items and users of the bundle."""
+        return Finder(self.bundle.catalog, self.bundle.interactions.user_ids)
+
+    def explain(self, request: RecommendRequest, item_id: str) -> tuple[NDArray[np.integer], Explained]:
+        """What the recommendation of an item would lean on, for the user or history of ``request``.
+
+        Returns:
+            the items of the history that the model sees, oldest first, and the measured reasons.
+
+        Raises:
+            RequestError: as :meth:`check`, or the item is unknown.
+        """
+        self._check_history(history := self._history(request))
+        item, seen = self._index_of(item_id), history[-self.bundle.settings.data.max_history :]
+        return seen, explain(self.backbone, self.augmented, seen, self._user(request.user_id), item, history.tolist())
 
     def _history(self, request: RecommendRequest) -> NDArray[np.integer]:
         if request.history is not None:
@@ -203,7 +260,11 @@ class Recommender:
         recent = np.asarray([known[item] for item in request.recent if item in known], dtype=np.int32)
         if len(recent) and request.user_id not in self._user_index:
             return recent
-        return np.concatenate([self.history_of(request.user_id), recent])
+        history = self.history_of(request.user_id)
+        # A bundle that was trained with the endpoint's feedback has the older of it in the histories already.
+        overlaps = range(min(len(recent), len(history)), 0, -1)
+        known_already = next((m for m in overlaps if np.array_equal(history[-m:], recent[:m])), 0)
+        return np.concatenate([history, recent[known_already:]])
 
     def _user(self, user_id: str | None) -> int:
         return -1 if user_id is None else self._user_index.get(user_id, -1)
@@ -225,12 +286,14 @@ class Recommender:
             raise UnknownItemError(f"history: item indices go from 0 to {self.n_items - 1}")
 
     def _beams(self, k: int) -> int:
-        return max(self.bundle.settings.evaluation.beams, k)
+        return max(self.bundle.settings.evaluation.beams, min(k, self.n_items))
 
     def _equal_beams(self, requests: Sequence[RecommendRequest]) -> list[list[int]]:
-        groups: dict[int, list[int]] = {}
+        groups: dict[tuple[int, bool], list[int]] = {}
         for i, request in enumerate(requests):
-            groups.setdefault(self._beams(request.k), []).append(i)
+            # Apart where many items are barred: the others should not carry such wide rows along.
+            key = (self._beams(request.candidates), request.where != NO_FILTER)
+            groups.setdefault(key, []).append(i)
         return list(groups.values())
 
     def _decode(
@@ -239,40 +302,80 @@ class Recommender:
         users: Sequence[int],
         ks: Sequence[int],
         extra: Sequence[Sequence[int]],
-    ) -> list[list[Recommendation]]:
+    ) -> list[_Row]:
         """Generate for rows that share a beam width; the seen items are excluded inside the beam."""
         longest = self.bundle.settings.data.max_history
         history_BT = _padded([row[-longest:] for row in histories])
         batch = Batch(history_BT, users_B=torch.tensor(users, dtype=torch.int64)).to(self.device)
         barred = [np.union1d(row, np.asarray(more, dtype=np.int64)) for row, more in zip(histories, extra, strict=True)]
-        ranked, strongest_BK = self._ranked(batch, max(ks), _padded(barred).to(self.device))
-        items_BK, scores_BK = ranked.items_BK.tolist(), ranked.scores_BK.tolist()
-        return [
-            [self._entry(*entry) for entry in zip(items[:k], scores[:k], names[:k], strict=True) if entry[0] >= 0]
-            for items, scores, names, k in zip(items_BK, scores_BK, strongest_BK, ks, strict=True)
-        ]
+        widest = min(max(ks), self.n_items)
+        ranked, shares_BCK = self._ranked(batch, widest, _padded(barred).to(self.device))
+        rows = []
+        for place, (items, scores) in enumerate(zip(ranked.items_BK.tolist(), ranked.scores_BK.tolist(), strict=True)):
+            there = sum(item >= 0 for item in items[: ks[place]])  # what is missing stands at the end
+            shares_CK = None if shares_BCK is None else shares_BCK[place, :, :there]
+            rows.append(_Row(items[:there], scores[:there], shares_CK))
+        return rows
 
-    def _ranked(self, batch: Batch, k: int, exclude_BS: torch.Tensor) -> tuple[Ranked, list[list[str | None]]]:
-        """Lists, and which part of the mixture gave each item most of its probability (None: there is no mixture)."""
+    def _ranked(self, batch: Batch, k: int, exclude_BS: torch.Tensor) -> tuple[Ranked, NDArray[np.float32] | None]:
+        """Lists, and how much of each item's probability each part of the mixture gave (None: there is no mixture)."""
         beams, augmented = self._beams(k), self.augmented
         if augmented is None or augmented.gate is None:
             call = recommend if augmented is None else augmented.generate
-            ranked = call(self.backbone, batch, k, beams=beams, exclude_BS=exclude_BS)
-            return ranked, [[None] * k] * batch.size
+            return call(self.backbone, batch, k, beams=beams, exclude_BS=exclude_BS), None
         batch, votes = augmented.look_up(self.backbone, batch, exclude_BS)
         assert votes is not None
         ranked = augmented.generate(self.backbone, batch, k, beams=beams, exclude_BS=exclude_BS, votes=votes)
-        parts_BK = augmented.shares(votes, ranked).argmax(dim=1).tolist()
-        return ranked, [[augmented.parts[part] for part in row] for row in parts_BK]
+        shares_BCK = augmented.shares(votes, ranked)
+        total_B1K = shares_BCK.sum(dim=1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
+        return ranked, (shares_BCK / total_B1K).float().cpu().numpy()
 
-    def _entry(self, item: int, score: float, strongest: str | None) -> Recommendation:
-        catalog = self.bundle.catalog
-        evidence: dict[str, Any] = {"semantic_id": [int(code) for code in self._codes_NL[item]]}
-        if strongest is not None:
-            evidence["strongest_source"] = strongest
-        return Recommendation(
-            item_id=catalog.item_ids[item], title=catalog.titles[item], score=score, evidence=evidence
+    def _listed(self, row: _Row, request: RecommendRequest, history: NDArray[np.integer]) -> list[Recommendation]:
+        if request.diversity == 0 or not row.items:
+            return self._entries(row, history)
+        drawn, propensities = diversify(
+            np.asarray(row.scores), self._codes_NL[row.items], request.k, request.diversity, request.seed
         )
+        shares_CK = None if row.shares_CK is None else row.shares_CK[:, drawn]
+        chosen = _Row([row.items[i] for i in drawn], [row.scores[i] for i in drawn], shares_CK)
+        return self._entries(chosen, history, propensities)
+
+    def _entries(
+        self, row: _Row, history: NDArray[np.integer], propensities: Sequence[float] | None = None
+    ) -> list[Recommendation]:
+        """The entries of a list with what is known of each."""
+        catalog, seen = self.bundle.catalog, history[-self.bundle.settings.data.max_history :]
+        weights_TK = likeness(seen, row.items, self._codes_NL, self._knn)
+        entries = []
+        for place, (item, score) in enumerate(zip(row.items, row.scores, strict=True)):
+            because = strongest(weights_TK[:, place], seen, REASONS)
+            titles = [catalog.titles[index] for index, _ in because]
+            evidence: dict[str, Any] = {
+                "semantic_id": [int(code) for code in self._codes_NL[item]],
+                "because": [
+                    {"item_id": catalog.item_ids[index], "title": title, "share": round(share, 4)}
+                    for (index, share), title in zip(because, titles, strict=True)
+                ],
+                "reason": sentence(titles, self._knn is not None),
+            }
+            if row.shares_CK is not None and self.augmented is not None:
+                shares = dict(zip(self.augmented.parts, row.shares_CK[:, place].tolist(), strict=True))
+                evidence["shares"] = {part: round(share, 4) for part, share in shares.items()}
+                evidence["strongest_source"] = max(shares, key=lambda part: shares[part])
+            if propensities is not None:
+                evidence["propensity"] = propensities[place]
+            entries.append(
+                Recommendation(
+                    item_id=catalog.item_ids[item], title=catalog.titles[item], score=score, evidence=evidence
+                )
+            )
+        return entries
+
+    @cached_property
+    def _knn(self) -> ItemKNN | None:
+        """The co-occurrence counts, if the bundle has them."""
+        scorer = None if self.augmented is None else self.augmented.retriever.scorers.get("item-knn")
+        return scorer if isinstance(scorer, ItemKNN) else None
 
 
 def _padded(rows: Sequence[NDArray[np.integer]]) -> torch.Tensor:

@@ -1,5 +1,8 @@
 """``python -m serve``: serve a run's bundle over HTTP, in the foreground or with ``--detach``; ``stop`` ends it.
 
+``swap BUNDLE`` puts another bundle into service without losing a request, ``--canary 10`` for ten percent of them first;
+``promote`` makes the canary the one, ``rollback`` goes back, ``rollout`` tells how things stand.
+
 What it tells goes to standard output, errors and log lines to standard error.
 """
 
@@ -35,8 +38,10 @@ from serve.process import (
     run_directory,
     running,
 )
+from serve.rollout import DEFAULT_CATALOG, ROLLOUT_FILE, Rollout, Rollouts
 
 DETACHED_LOG = "serve.log"
+STEPS = ("swap", "promote", "rollback", "rollout")
 _START_TIMEOUT_S = READY_TIMEOUT_S + 120.0
 _LOG_TAIL_LINES = 15
 
@@ -52,6 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         settings = load_settings(options.config, preset=options.preset, overrides=options.set)
         if options.action == "stop":
             return _stop(settings, console)
+        if options.action in STEPS:
+            return _roll(settings, options, console)
         bundle = _bundle(settings, options.bundle)
         if options.detach:
             arguments = [argument for argument in given if argument != "--detach"]
@@ -64,7 +71,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m serve", description="Serve a run's bundle over HTTP.")
-    parser.add_argument("action", nargs="?", choices=("run", "stop"), default="run")
+    parser.add_argument("action", nargs="?", choices=("run", "stop", *STEPS), default="run")
+    parser.add_argument(
+        "target", nargs="?", type=Path, help="swap: directory of the bundle (default: the run's newest)"
+    )
+    parser.add_argument(
+        "--canary", type=float, metavar="PERCENT", help="swap: only for so many of the users, to begin with"
+    )
+    parser.add_argument("--catalog", default=DEFAULT_CATALOG, help="swap, promote, rollback: of serve.catalogs")
     parser.add_argument("--config", help="settings file (default: ray_config.yaml)")
     parser.add_argument("--preset", help="a preset of the settings file")
     parser.add_argument("--set", action="append", default=[], metavar="a.b=c", help="override one setting")
@@ -76,6 +90,41 @@ def _parser() -> argparse.ArgumentParser:
 def _bundle(settings: Settings, given: Path | None) -> Path:
     path = given or open_stage(Path(settings.run.directory), settings.run.name, "bundle")
     return path.resolve()
+
+
+def _roll(settings: Settings, options: argparse.Namespace, console: Console) -> int:
+    """Take one step of a rollout and tell how things stand."""
+    rollouts = Rollouts(run_directory(settings) / ROLLOUT_FILE)
+    if options.action == "swap":
+        _swap(settings, options, rollouts)
+    elif options.action == "promote":
+        rollouts.change(options.catalog, Rollout.promote)
+    elif options.action == "rollback":
+        rollouts.change(options.catalog, Rollout.rollback)
+    for catalog, rollout in rollouts.read().items():
+        console.print(f"{catalog}: {rollout.stable}", markup=False, highlight=False)
+        if rollout.canary is not None:
+            console.print(f"  canary   {100 * rollout.share:g}%  {rollout.canary}", markup=False, highlight=False)
+        if rollout.previous is not None:
+            console.print(f"  before   {rollout.previous}", markup=False, highlight=False)
+        if rollout.refused is not None:
+            console.print(f"  refused  {rollout.refused}: {rollout.reason}", markup=False, highlight=False)
+    return 0
+
+
+def _swap(settings: Settings, options: argparse.Namespace, rollouts: Rollouts) -> None:
+    if options.canary is not None and not 0 < options.canary < 100:
+        raise ServiceError(f"--canary {options.canary:g}: give a percentage between 0 and 100")
+    bundle = str(_bundle(settings, options.target or options.bundle))
+    share = 1.0 if options.canary is None else options.canary / 100
+    rollouts.change(options.catalog, lambda one: one.want(bundle, share))
+    deadline = time.monotonic() + READY_TIMEOUT_S
+    while (rollout := rollouts.read()[options.catalog]).wanted == bundle:
+        if time.monotonic() > deadline:
+            raise ServiceError(f"{bundle}: not taken up within {READY_TIMEOUT_S:g} s; is this run being served?")
+        time.sleep(0.1)
+    if rollout.refused == bundle:
+        raise ServiceError(f"{bundle}: refused, {rollout.stable} goes on serving: {rollout.reason}")
 
 
 def _foreground(settings: Settings, bundle: Path, console: Console) -> int:

@@ -1,4 +1,7 @@
-"""The composed application: ingress (HTTP) -> recommender (model), one hop between them.
+"""The composed application: ingress (HTTP) -> instructor -> {recommender, editor, creator} -> fidelity -> reply.
+
+Each is a deployment of its own with its own replicas; the ingress calls them, one hop each. Without content
+(``serve.content``) there are ingress and recommender.
 
 ``build(settings, bundle)`` is what ``python -m serve`` runs; ``application`` is the same for Serve's own
 config files (``import_path: serve.app:application``), whose schema takes misspelt keys in silence, so that
@@ -7,6 +10,9 @@ the settings pass through our strict tree here.
 (No ``from __future__ import annotations`` here: with it Serve hands a typed builder a raw dict.)
 """
 
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,41 +20,68 @@ from fastapi import FastAPI
 from pydantic import BaseModel, ConfigDict
 from ray import serve
 from ray.serve import Application
+from ray.serve.config import AutoscalingConfig
 from ray.serve.handle import DeploymentHandle
 
-from genrec.config import ServeSettings, Settings, load_settings
+from genrec.bundle import published_path
+from genrec.config import PartSettings, ServeSettings, Settings, load_settings
 from serve.api import create_api
 from serve.backend import HandleBackend
+from serve.content_parts import PARTS, HandleContent, bind_content, content_wanted
 from serve.journal import Journal
 from serve.keys import load_digests
+from serve.process import run_directory
 from serve.recommender import RecommenderReplica
+from serve.rollout import DEFAULT_CATALOG, ROLLOUT_FILE, Rollouts
 from serve.store import FeedbackStore, store_url
 
 APP_NAME = "genrec"
-INGRESS_CPUS = 0.1
 
 
 class IngressReplica:
-    """HTTP in front of the recommender.
+    """HTTP in front of the other deployments.
 
     Args:
         limits: settings.serve.
         recommender: handle of the recommender deployment.
         store: URL of the feedback store.
         keys: digests of the API keys.
+        rollouts: file that says which bundle answers.
+        newest: link to the run's newest bundle, if it is to be followed.
+        parts: handles of the content deployments, by name; none: no content.
     """
 
     def __init__(
-        self, limits: ServeSettings, recommender: DeploymentHandle[Any], store: str, keys: tuple[bytes, ...]
+        self,
+        limits: ServeSettings,
+        recommender: DeploymentHandle[Any],
+        store: str,
+        keys: tuple[bytes, ...],
+        rollouts: str,
+        newest: str | None = None,
+        **parts: DeploymentHandle[Any],
     ) -> None:
         self._limits = limits
-        self._backend = HandleBackend(recommender, limits.request_timeout_s)
+        versions = Rollouts(Path(rollouts))
+        self._backend = HandleBackend(recommender, limits.request_timeout_s, versions, limits.canary_errors)
         self._journal = Journal(FeedbackStore(store))
         self._keys = keys
+        self._newest = None if newest is None else Path(newest)
+        self._content = HandleContent(limits, parts) if parts else None
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Called by Serve in the replica: the app is built from the settings, nothing at import."""
-        return create_api(self._limits, self._backend, self._journal, self._keys)
+        api = create_api(self._limits, self._backend, self._journal, self._keys, self._content)
+        newest = None if self._newest is None else lambda: _resolved(self._newest)
+
+        @asynccontextmanager
+        async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+            following = asyncio.ensure_future(self._backend.follow(newest=newest))
+            yield
+            following.cancel()
+
+        api.router.lifespan_context = lifespan
+        return api
 
 
 def build(settings: Settings, bundle: Path) -> Application:
@@ -62,25 +95,70 @@ def build(settings: Settings, bundle: Path) -> Application:
         ApiKeysError: there is no usable key where settings.serve.api_keys says.
     """
     limits, keys = settings.serve, load_digests(settings.serve.api_keys)
-    recommender = serve.deployment(
-        name="recommender",
-        num_replicas=limits.replicas,
+    folder, start = run_directory(settings), str(bundle.resolve())
+    rollouts = folder / ROLLOUT_FILE
+    catalogs = {name: str(Path(path).resolve()) for name, path in limits.catalogs.items()}
+    Rollouts(rollouts).begin({DEFAULT_CATALOG: start, **catalogs})
+    part = PartSettings(
+        cpus=limits.cpus_per_replica,
+        replicas=limits.replicas,
+        max_replicas=limits.max_replicas,
         max_ongoing_requests=limits.max_ongoing_requests,
         max_queued_requests=limits.max_queued_requests,
+    )
+    recommender = _deployment("recommender", RecommenderReplica, part, limits).bind(start, limits, str(rollouts))
+    parts = bind_content(settings, start, _deployment) if content_wanted(settings) else {}
+    # The ingress must take in more than the queues behind it hold: then it is they that refuse, and the refusal has
+    # our shape and Retry-After.
+    behind = [part, *(getattr(limits, name) for name in parts)]
+    room = 64 + 2 * sum(
+        (one.max_replicas or one.replicas) * one.max_ongoing_requests + one.max_queued_requests for one in behind
+    )
+    front = limits.ingress.model_copy(update={"max_ongoing_requests": room, "max_queued_requests": room})
+    ingress = _deployment("ingress", serve.ingress()(IngressReplica), front, limits)
+    newest = str(published_path(settings).absolute()) if limits.watch else None
+    return ingress.bind(limits, recommender, store_url(settings), keys, str(rollouts), newest, **parts)
+
+
+def cpus_needed(settings: Settings) -> float:
+    """CPUs that the fewest replicas of all deployments take."""
+    limits = settings.serve
+    parts = [limits.ingress, *(getattr(limits, name) for name in PARTS if content_wanted(settings))]
+    return limits.replicas * limits.cpus_per_replica + sum(part.replicas * part.cpus for part in parts)
+
+
+def _deployment(name: str, replica: Any, part: PartSettings, limits: ServeSettings) -> Any:
+    """A deployment under its settings; replicas follow the load where there is a most."""
+    many: dict[str, Any] = {"num_replicas": part.replicas}
+    if part.max_replicas is not None:
+        scaling = limits.autoscaling
+        many = {
+            "autoscaling_config": AutoscalingConfig(
+                min_replicas=part.replicas,
+                max_replicas=part.max_replicas,
+                target_ongoing_requests=max(1.0, scaling.target_load * part.max_ongoing_requests),
+                look_back_period_s=scaling.look_back_s,
+                metrics_interval_s=min(1.0, scaling.look_back_s),
+                upscale_delay_s=scaling.upscale_delay_s,
+                downscale_delay_s=scaling.downscale_delay_s,
+            )
+        }
+    return serve.deployment(
+        name=name,
+        max_ongoing_requests=part.max_ongoing_requests,
+        max_queued_requests=part.max_queued_requests,
         max_constructor_retry_count=3,
-        ray_actor_options={"num_cpus": limits.cpus_per_replica},
-    )(RecommenderReplica).bind(str(bundle.resolve()), limits)
-    # The ingress must take in more than the recommender's queue holds: then it is the queue that refuses, and
-    # the refusal has our shape and Retry-After.
-    room = 2 * (limits.replicas * limits.max_ongoing_requests + limits.max_queued_requests) + 64
-    ingress = serve.deployment(
-        name="ingress",
-        num_replicas=1,
-        max_ongoing_requests=room,
-        max_constructor_retry_count=3,
-        ray_actor_options={"num_cpus": INGRESS_CPUS},
-    )(serve.ingress()(IngressReplica))
-    return ingress.bind(limits, recommender, store_url(settings), keys)
+        graceful_shutdown_timeout_s=limits.drain_s,
+        graceful_shutdown_wait_loop_s=0.5,
+        health_check_period_s=2.0,
+        ray_actor_options={"num_cpus": part.cpus},
+        **many,
+    )(replica)
+
+
+def _resolved(link: Path) -> str | None:
+    """Where the link points; None where there is none yet."""
+    return str(link.resolve()) if link.is_dir() else None
 
 
 class BuildArguments(BaseModel):

@@ -5,6 +5,7 @@ Python's JSON reader takes NaN and Infinity and fails on deep nesting; both are 
 """
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -21,11 +22,13 @@ class BodyGuard:
     Args:
         app: what it guards.
         max_bytes: longest body.
+        longer: path -> longest body there, where that is another.
     """
 
-    def __init__(self, app: ASGIApp, *, max_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, *, max_bytes: int, longer: Mapping[str, int] | None = None) -> None:
         self.app = app
         self.max_bytes = max_bytes
+        self.longer = dict(longer or {})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Check the body of a request that may carry one, then pass it on."""
@@ -34,7 +37,7 @@ class BodyGuard:
             return
         try:
             headers = {name.lower(): value.decode("latin-1") for name, value in scope["headers"]}
-            body = await self._read(headers, receive)
+            body = await self._read(headers, receive, self.longer.get(scope["path"], self.max_bytes))
             if body is None:
                 return
             check_content_type(headers.get(b"content-type", ""))
@@ -44,10 +47,10 @@ class BodyGuard:
             return
         await self.app(scope, _replay(body, receive), send)
 
-    async def _read(self, headers: dict[bytes, str], receive: Receive) -> bytes | None:
+    async def _read(self, headers: dict[bytes, str], receive: Receive, limit: int) -> bytes | None:
         """The body; None if the client went away."""
-        if int(headers.get(b"content-length", "0") or "0") > self.max_bytes:
-            raise self._too_large()
+        if int(headers.get(b"content-length", "0") or "0") > limit:
+            raise _too_large(limit)
         chunks, size = [], 0
         while True:
             message = await receive()
@@ -55,15 +58,16 @@ class BodyGuard:
                 return None
             chunk = message.get("body", b"")
             size += len(chunk)
-            if size > self.max_bytes:
-                raise self._too_large()
+            if size > limit:
+                raise _too_large(limit)
             chunks.append(chunk)
             if not message.get("more_body", False):
                 return b"".join(chunks)
 
-    def _too_large(self) -> ApiError:
-        message = f"the body is larger than the limit of {self.max_bytes} bytes (serve.max_body_bytes)"
-        return ApiError(413, "body_too_large", message, headers={"Connection": "close"})
+
+def _too_large(limit: int) -> ApiError:
+    message = f"the body is larger than the limit of {limit} bytes (serve.max_body_bytes)"
+    return ApiError(413, "body_too_large", message, headers={"Connection": "close"})
 
 
 def check_content_type(value: str) -> None:

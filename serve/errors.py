@@ -39,13 +39,21 @@ class ApiError(Exception):
 
     def response(self) -> JSONResponse:
         """The reply."""
-        detail = {"code": self.code, "field": self.field, "message": _encodable(self.message)}
-        return JSONResponse({"error": detail}, status_code=self.status, headers=self.headers)
+        return JSONResponse(self.detail(), status_code=self.status, headers=self.headers)
+
+    def detail(self) -> dict[str, dict[str, str | None]]:
+        """The reply's content."""
+        return {"error": {"code": self.code, "field": self.field, "message": _encodable(self.message)}}
 
 
 def overloaded() -> ApiError:
     """The queue is full; the client may come back."""
     return _retry(503, "overloaded", "too many requests are waiting; try again after the time in Retry-After")
+
+
+def too_many(limit: int) -> ApiError:
+    """One client holds as many requests as it may."""
+    return _retry(429, "too_many_requests", f"{limit} requests of yours are being answered; wait for one of them")
 
 
 def unavailable(message: str) -> ApiError:

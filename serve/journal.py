@@ -13,12 +13,12 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from serve.errors import ApiError, unavailable
 from serve.shown import ShownList
-from serve.store import STORE_TIMEOUT_S, Event, FeedbackStore
+from serve.store import STORE_TIMEOUT_S, Event, FeedbackStore, Session, Turn
 
 logger = logging.getLogger(__name__)
 
 _COMMIT_ENTRIES = 256
-_Entry = ShownList | Sequence[Event]
+_Entry = ShownList | Turn | Sequence[Event]
 
 
 class Journal:
@@ -64,6 +64,22 @@ class Journal:
         except (SQLAlchemyError, TimeoutError) as error:
             logger.error("%s: a list is made without the user's feedback: %r", self.store.name, error)
             return ()
+
+    async def session(self, session_id: str, list_id: str | None) -> Session:
+        """What is known of a session; nothing, with a log line, from a store that fails."""
+        try:
+            async with asyncio.timeout(STORE_TIMEOUT_S):
+                return await asyncio.to_thread(self.store.session, session_id, list_id)
+        except (SQLAlchemyError, TimeoutError) as error:
+            logger.error("%s: an instruction is read without its session: %r", self.store.name, error)
+            return Session()
+
+    async def turn(self, turn: Turn) -> None:
+        """Log a turn; as with lists, a store that fails must not stop serving."""
+        try:
+            await self._write(turn)
+        except (SQLAlchemyError, TimeoutError) as error:
+            logger.error("%s: turn %s is not logged: %r", self.store.name, turn.instruction_id, error)
 
     async def _write(self, entry: _Entry) -> int:
         loop = asyncio.get_running_loop()

@@ -12,12 +12,16 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag
 
 from genrec.config import ServeSettings
+from genrec.finding import NO_FILTER, Filter
 from genrec.recommendation import Recommendation
 from genrec.recommender import RecommendRequest
 from serve.store import Event, Kind
 
 MAX_ID_LENGTH = 256
 DEFAULT_K = 10
+MAX_QUERY = 200
+MAX_CATEGORIES = 20
+CATALOG = r"^[a-z0-9][a-z0-9-]{0,31}$"
 
 
 def _whole(value: Any) -> Any:
@@ -32,6 +36,23 @@ StoredId = Annotated[str, Field(min_length=1, max_length=MAX_ID_LENGTH, pattern=
 # Limits beside a None belong inside: outside of it the published schema would leave them out.
 Position = Annotated[int, Field(ge=0, lt=2**31), BeforeValidator(_whole)]
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+CatalogName = Annotated[str, Field(pattern=CATALOG, description="a catalog of serve.catalogs; none: the run's own")]
+Words = Annotated[str, Field(max_length=MAX_QUERY)]
+
+
+class Filters(BaseModel):
+    """Which items may be listed; each one given must hold."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    title: Words = Field("", description="words that all stand somewhere in an item's title, in any case of letters")
+    categories: list[ItemId] = Field([], max_length=MAX_CATEGORIES, description="genres: an item is of at least one")
+    items: list[ItemId] | None = Field(None, description="item ids, the only ones allowed")
+
+    def to_filter(self) -> Filter:
+        """The same as the recommender takes it."""
+        return Filter(self.title, tuple(self.categories), None if self.items is None else tuple(self.items))
 
 
 class RecommendBody(BaseModel):
@@ -41,6 +62,9 @@ class RecommendBody(BaseModel):
 
     k: WholeNumber = Field(DEFAULT_K, ge=1, description="length of the list")
     exclude: list[ItemId] = Field([], description="item ids not to list, besides those of the history")
+    filters: Filters | None = None
+    diversity: Share = 0.0
+    catalog: CatalogName | None = None
 
     def to_request(self) -> RecommendRequest:
         """The same request as the recommender takes it."""
@@ -50,6 +74,8 @@ class RecommendBody(BaseModel):
             history=None if history is None else tuple(history),
             k=self.k,
             exclude=tuple(self.exclude),
+            where=NO_FILTER if self.filters is None else self.filters.to_filter(),
+            diversity=self.diversity,
         )
 
 
@@ -89,12 +115,89 @@ class FeedbackReply(BaseModel):
     duplicates: int = Field(description="events whose ids were stored before, left as they were")
 
 
+class FoundItem(BaseModel):
+    """An item that a search found."""
+
+    item_id: str
+    title: str
+    categories: list[str]
+
+
+class FoundItems(BaseModel):
+    """What a search found, best first."""
+
+    items: list[FoundItem]
+
+
+class KnownUser(BaseModel):
+    """A user of the loaded bundle."""
+
+    user_id: str
+    history: int = Field(description="items of their known history")
+    latest: list[str] = Field(description="titles of the newest of them, newest first")
+
+
+class KnownUsers(BaseModel):
+    """Users of the loaded bundle."""
+
+    users: list[KnownUser]
+
+
+class ExplainBody(BaseModel):
+    """What every request of an explanation holds."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    item_id: ItemId = Field(description="the item whose recommendation is to be explained")
+    catalog: CatalogName | None = None
+
+    def to_request(self) -> RecommendRequest:
+        """Whose list is meant, as the recommender takes it."""
+        history = getattr(self, "history", None)
+        user = getattr(self, "user_id", None)
+        return RecommendRequest(user, None if history is None else tuple(history), 1)
+
+
+class HistoryInfluence(BaseModel):
+    """What an item of the history does for the recommendation."""
+
+    item_id: str
+    title: str
+    influence: float | None = Field(
+        description="log-probability of the explained item minus that without this item in the history; none where the "
+        "history holds nothing else"
+    )
+
+
+class RetrievedUser(BaseModel):
+    """A user like this one, whose own items vote."""
+
+    user_id: str
+    path: str = Field(description="how they were found: text, collaborative, or neighbours (all paths together)")
+    weight: float = Field(description="what their word weighs, relative to the nearest")
+    vote: float = Field(description="their vote for the item; 0: they do not have it")
+
+
+class Explanation(BaseModel):
+    """What a recommendation leans on, measured by leaving things out."""
+
+    item_id: str
+    title: str
+    score: float = Field(description="log-probability of the item after this history")
+    history: list[HistoryInfluence] = Field(description="the items that the model sees, strongest influence first")
+    sources: dict[str, float] = Field(description="share of the probability by source, the generator among them")
+    retrieved_users: list[RetrievedUser] = Field(description="strongest vote first")
+    bundle_version: str
+    sid_version: str
+
+
 class Item(BaseModel):
     """An item of the catalog."""
 
     item_id: str
     title: str
     text: str = Field(description="what the text encoder read")
+    categories: list[str] = Field(description="outermost first")
     semantic_id: list[int] = Field(description="one code a level")
     sid_version: str
 
@@ -137,6 +240,18 @@ def request_type(limits: ServeSettings) -> Any:
     """The type of a recommendation request under these limits: by user, or by history."""
     length = Field(min(DEFAULT_K, limits.max_k), ge=1, le=limits.max_k, description="length of the list")
     left_out: Any = Field([], max_length=limits.max_exclude, description="item ids not to list")
+    varied: Any = Field(
+        0.0,
+        description="0: the most probable items. Up to 1: drawn from more candidates, and less alike; the probability "
+        "of each draw stands in the entry's evidence and in the log",
+    )
+
+    class BoundedFilters(Filters):
+        """Which items may be listed; each one given must hold."""
+
+        items: Annotated[list[ItemId], Field(min_length=1, max_length=limits.max_filter_items)] | None = Field(
+            None, description="item ids, the only ones allowed"
+        )
 
     class ForUser(RecommendBody):
         """A list for a user whose history is known."""
@@ -146,6 +261,8 @@ def request_type(limits: ServeSettings) -> Any:
         user_id: str = Field(min_length=1, max_length=MAX_ID_LENGTH, description="raw id of a known user")
         k: WholeNumber = length
         exclude: list[ItemId] = left_out
+        filters: BoundedFilters | None = None
+        diversity: Share = varied
 
     class ForHistory(RecommendBody):
         """A list for a history that is sent along; nothing about its owner is kept but what the log shows."""
@@ -157,12 +274,38 @@ def request_type(limits: ServeSettings) -> Any:
         )
         k: WholeNumber = length
         exclude: list[ItemId] = left_out
+        filters: BoundedFilters | None = None
+        diversity: Share = varied
 
     return Annotated[Annotated[ForUser, Tag("user")] | Annotated[ForHistory, Tag("history")], Discriminator(_kind)]
 
 
+def explain_type(limits: ServeSettings) -> Any:
+    """The type of a request for an explanation: by user, or by history."""
+
+    class ExplainForUser(ExplainBody):
+        """Of a list for a known user."""
+
+        model_config = ConfigDict(json_schema_extra={"example": {"user_id": "196", "item_id": "50"}})
+
+        user_id: str = Field(min_length=1, max_length=MAX_ID_LENGTH, description="raw id of a known user")
+
+    class ExplainForHistory(ExplainBody):
+        """Of a list for a history that is sent along."""
+
+        model_config = ConfigDict(json_schema_extra={"example": {"history": ["50", "172"], "item_id": "181"}})
+
+        history: list[ItemId] = Field(
+            min_length=1, max_length=limits.max_history, description="raw item ids, oldest first"
+        )
+
+    return Annotated[
+        Annotated[ExplainForUser, Tag("user")] | Annotated[ExplainForHistory, Tag("history")], Discriminator(_kind)
+    ]
+
+
 def _kind(body: Any) -> str:
-    sent = body if isinstance(body, dict) else vars(body) if isinstance(body, RecommendBody) else {}
+    sent = body if isinstance(body, dict) else vars(body) if isinstance(body, RecommendBody | ExplainBody) else {}
     return "history" if "history" in sent else "user"
 
 

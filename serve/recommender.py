@@ -1,12 +1,18 @@
-"""The deployment that holds the model: loads a bundle, warms it up, answers in batches.
+"""The deployment that holds the models: loads bundles, warms them up, answers in batches.
 
-A replica counts as started only when ``__init__`` has returned, so Serve routes nothing to a cold model.
+A replica counts as started only when ``__init__`` has returned, so Serve routes nothing to a cold model. Every request
+says which bundle is to answer (its directory): a newer version, a canary or another catalog is loaded beside the
+others when it is first asked for, at most ``serve.bundles_in_memory`` at a time, the longest unused leaves first.
 What a request got wrong comes back as a value (:class:`Refusal`): an exception would be logged with its
 stack by the replica, and would fail the batch that the request shares.
 """
 
 import asyncio
-from collections.abc import Sequence
+import functools
+import math
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +22,13 @@ import torch
 from ray import serve
 
 from genrec.config import ServeSettings
+from genrec.errors import ArtifactError, GenrecError
 from genrec.recommendation import Recommendation
 from genrec.recommender import Recommender, RecommendRequest, RequestError, UnknownItemError, UnknownUserError
+from serve.metrics import RecommenderMetrics
+from serve.rollout import Rollouts
+
+LATEST_TITLES = 3
 
 
 @dataclass(frozen=True)
@@ -53,7 +64,8 @@ def refuse(error: RequestError) -> Refusal:
         status, code = 404, "unknown_user"
     elif isinstance(error, UnknownItemError):
         status, code = 404, "unknown_item"
-    return Refusal(status, code, field if colon and field.isidentifier() else None, str(error))
+    named = colon and field.replace(".", "_").isidentifier()
+    return Refusal(status, code, field if named else None, str(error))
 
 
 class RecommenderLogic:
@@ -81,6 +93,55 @@ class RecommenderLogic:
         version, sid_version = self.recommender.version, self.recommender.sid_version
         return [Answer(items, version, sid_version) for items in self.recommender.recommend_batch(requests)]
 
+    def explain(self, request: RecommendRequest, item_id: str) -> dict[str, Any] | Refusal:
+        """The explanation as :class:`serve.models.Explanation` has it."""
+        try:
+            seen, told = self.recommender.explain(request, item_id)
+        except RequestError as error:
+            return refuse(error)
+        bundle = self.recommender.bundle
+        catalog, users = bundle.catalog, bundle.interactions.user_ids
+        history = [
+            {"item_id": catalog.item_ids[item], "title": catalog.titles[item], "influence": influence}
+            for item, influence in zip(seen, told.influence_T, strict=True)
+        ]
+        history.sort(key=lambda entry: -(entry["influence"] or 0.0))
+        return {
+            "item_id": item_id,
+            "title": catalog.titles[catalog.index[item_id]],
+            "score": told.score,
+            "history": history,
+            "sources": told.shares,
+            "retrieved_users": [
+                {"user_id": str(users[one.user]), "path": one.path, "weight": one.weight, "vote": one.vote}
+                for one in told.voters
+            ],
+            "bundle_version": bundle.version,
+            "sid_version": bundle.sid_table.version,
+        }
+
+    def find_items(self, query: str, limit: int) -> list[dict[str, Any]]:
+        """Items as :class:`serve.models.FoundItem` has them."""
+        catalog = self.recommender.bundle.catalog
+        return [
+            {
+                "item_id": catalog.item_ids[index],
+                "title": catalog.titles[index],
+                "categories": list(catalog.categories[index]),
+            }
+            for index in self.recommender.finder.items(query, limit)
+        ]
+
+    def find_users(self, query: str, limit: int) -> list[dict[str, Any]]:
+        """Users as :class:`serve.models.KnownUser` has them."""
+        interactions, titles = self.recommender.bundle.interactions, self.recommender.bundle.catalog.titles
+        found = []
+        for index in self.recommender.finder.users(query, limit):
+            history = interactions.sequence(index)
+            latest = [titles[item] for item in history[-LATEST_TITLES:][::-1]]
+            found.append({"user_id": str(interactions.user_ids[index]), "history": len(history), "latest": latest})
+        return found
+
     def item(self, item_id: str) -> dict[str, Any] | Refusal:
         """The item as :class:`serve.models.Item` has it."""
         try:
@@ -102,48 +163,131 @@ class RecommenderLogic:
         }
 
     def warm_up(self) -> None:
-        """Answer one request and one full batch, so that no client pays for first-use costs."""
+        """Answer one request and one full batch, so that no client pays for first-use costs.
+
+        Raises:
+            ArtifactError: the answer is no list: empty, unordered or not of numbers.
+        """
         items = self.recommender.bundle.catalog.item_ids
         history = tuple(items[: min(2, len(items))])
         k = min(10, self.limits.max_k, self.recommender.max_k)
         request = RecommendRequest(user_id=None, history=history, k=k)
-        self.answer([request])
-        self.answer([request] * self.limits.batch_size)
+        for answer in (*self.answer([request]), *self.answer([request] * self.limits.batch_size)):
+            scores = [entry.score for entry in answer.items]
+            wanted = min(k, len(items) - len(history))
+            if len(scores) != wanted or not all(map(math.isfinite, scores)) or scores != sorted(scores, reverse=True):
+                raise ArtifactError(
+                    f"{self.recommender.bundle.path}: the bundle answers a history of two items with scores {scores}, "
+                    f"not with {wanted} in falling order; train and bundle it anew"
+                )
 
 
 class RecommenderReplica:
     """One replica. Decoding runs in one worker thread, so that the next batch fills meanwhile.
 
     Args:
-        bundle: directory of the bundle.
+        bundle: directory of the bundle to begin with.
         limits: settings.serve.
+        rollouts: file that says which bundle serves by now, if that is another.
     """
 
-    def __init__(self, bundle: str, limits: ServeSettings) -> None:
+    def __init__(self, bundle: str, limits: ServeSettings, rollouts: str) -> None:
         threads = max(1, int(limits.cpus_per_replica))  # more threads than the replica's share slow everyone down
         torch.set_num_threads(threads)
         self._worker = ThreadPoolExecutor(1, "decode", initializer=torch.set_num_threads, initargs=(threads,))
-        self._logic = RecommenderLogic(Recommender.load(Path(bundle)), limits)
+        self._limits = limits
+        self._metrics = RecommenderMetrics()
+        self._cache: OrderedDict[tuple[str, RecommendRequest], Answer] = OrderedDict()
+        self._bundle = Rollouts(Path(rollouts)).stable(bundle)
+        self._logic = self._worker.submit(self._loaded, self._bundle).result()
+        # Serve's own cache of models, with a size from the settings; also what tells the router who holds which.
+        multiplexed: Any = serve.multiplexed(max_num_models_per_replica=limits.bundles_in_memory)
+        self._load: Callable[[str], Any] = functools.partial(multiplexed(RecommenderReplica._load_bundle), self)
         batching: Any = self._answer_batch
         batching.set_max_batch_size(limits.batch_size)
         batching.set_batch_wait_timeout_s(limits.batch_wait_s)
-        self._worker.submit(self._logic.warm_up).result()
 
-    async def recommend(self, request: RecommendRequest) -> Answer | Refusal:
+    def _loaded(self, bundle: str) -> RecommenderLogic:
+        logic = RecommenderLogic(Recommender.load(Path(bundle)), self._limits)
+        logic.warm_up()
+        return logic
+
+    async def _load_bundle(self, bundle: str) -> RecommenderLogic:
+        if bundle == self._bundle:
+            return self._logic
+        # In a thread of its own: the models that serve go on answering while this one is read and warmed up.
+        with ThreadPoolExecutor(1, "load", initializer=torch.set_num_threads, initargs=(1,)) as loader:
+            return await asyncio.get_running_loop().run_in_executor(loader, self._loaded, bundle)
+
+    async def _model(self, bundle: str | None) -> RecommenderLogic:
+        if bundle is None or bundle == self._bundle:
+            return self._logic
+        logic: RecommenderLogic = await self._load(bundle)
+        return logic
+
+    async def prepare(self, bundle: str) -> tuple[str, str] | str:
+        """Load, verify and warm a bundle up beside the others: its versions, or why it cannot serve."""
+        try:
+            logic = await self._model(bundle)
+        except GenrecError as error:
+            return str(error)
+        return logic.recommender.version, logic.recommender.sid_version
+
+    async def recommend(self, request: RecommendRequest, bundle: str | None = None) -> Answer | Refusal:
         """One list; requests that wait at the same time are decoded together."""
-        return self._logic.check(request) or await self._answer_batch(request)
+        logic = await self._model(bundle)
+        refusal = logic.check(request)
+        if refusal is not None:
+            return refusal
+        key = (str(logic.recommender.bundle.path), request)
+        known = self._cache.get(key)
+        self._metrics.cached(known is not None)
+        if known is not None:
+            self._cache.move_to_end(key)
+            return known
+        answer: Answer = await self._answer_batch((logic, request))
+        if request.diversity == 0 and self._limits.cached_lists:
+            self._cache[key] = answer
+            while len(self._cache) > self._limits.cached_lists:
+                self._cache.popitem(last=False)
+        return answer
 
     @serve.batch
-    async def _answer_batch(self, requests: list[RecommendRequest]) -> list[Answer]:
-        return await asyncio.get_running_loop().run_in_executor(self._worker, self._logic.answer, requests)
+    async def _answer_batch(self, requests: list[tuple[RecommenderLogic, RecommendRequest]]) -> list[Answer]:
+        return await asyncio.get_running_loop().run_in_executor(self._worker, self._answer, requests)
 
-    async def item(self, item_id: str) -> dict[str, Any] | Refusal:
+    def _answer(self, requests: list[tuple[RecommenderLogic, RecommendRequest]]) -> list[Answer]:
+        """Answers in the order of the requests, each bundle's together."""
+        began = time.perf_counter()
+        answers: dict[int, Answer] = {}
+        for logic in {id(one): one for one, _ in requests}.values():
+            members = [place for place, (one, _) in enumerate(requests) if one is logic]
+            answers |= zip(members, logic.answer([requests[place][1] for place in members]), strict=True)
+        self._metrics.decoded(len(requests), time.perf_counter() - began)
+        return [answers[place] for place in range(len(requests))]
+
+    async def explain(
+        self, request: RecommendRequest, item_id: str, bundle: str | None = None
+    ) -> dict[str, Any] | Refusal:
+        """What a recommendation leans on."""
+        logic = await self._model(bundle)
+        return await asyncio.get_running_loop().run_in_executor(self._worker, logic.explain, request, item_id)
+
+    async def item(self, item_id: str, bundle: str | None = None) -> dict[str, Any] | Refusal:
         """An item of the catalog."""
-        return self._logic.item(item_id)
+        return (await self._model(bundle)).item(item_id)
 
-    async def card(self) -> dict[str, Any]:
-        """The loaded bundle."""
-        return self._logic.card()
+    async def find_items(self, query: str, limit: int, bundle: str | None = None) -> list[dict[str, Any]]:
+        """Items by title."""
+        return (await self._model(bundle)).find_items(query, limit)
+
+    async def find_users(self, query: str, limit: int, bundle: str | None = None) -> list[dict[str, Any]]:
+        """Users by id."""
+        return (await self._model(bundle)).find_users(query, limit)
+
+    async def card(self, bundle: str | None = None) -> dict[str, Any]:
+        """A loaded bundle."""
+        return (await self._model(bundle)).card()
 
     async def versions(self) -> tuple[str, str]:
         """Versions of bundle and semantic IDs: the cheapest proof that a warm replica answers."""

@@ -24,7 +24,7 @@ from ray.serve.schema import LoggingConfig
 
 from genrec.bundle import load_bundle
 from genrec.config import Settings
-from serve.app import APP_NAME, INGRESS_CPUS, build
+from serve.app import APP_NAME, build, cpus_needed
 from serve.keys import load_digests
 from serve.process import READY_TIMEOUT_S, Running, ServiceError, healthy
 from serve.store import FeedbackStore, store_url
@@ -64,7 +64,8 @@ def service(settings: Settings, bundle: Path) -> Iterator[Running]:
                 host=settings.serve.host,
                 port=port,
                 # The ingress answers 504 at request_timeout_s; this outer limit catches an ingress that hangs.
-                request_timeout_s=settings.serve.request_timeout_s + _OUTER_TIMEOUT_S,
+                request_timeout_s=max(settings.serve.request_timeout_s, settings.serve.instruction_timeout_s)
+                + _OUTER_TIMEOUT_S,
             ),
             logging_config=LoggingConfig(encoding="JSON"),
         )
@@ -97,12 +98,12 @@ def _start_ray(settings: Settings) -> str | None:
 
 
 def _require_cpus(settings: Settings) -> None:
-    needed = settings.serve.replicas * settings.serve.cpus_per_replica + INGRESS_CPUS
+    needed = cpus_needed(settings)
     available = ray.cluster_resources().get("CPU", 0.0)  # type: ignore[no-untyped-call]
     if needed > available:  # Serve would wait for ever
         raise ServiceError(
             f"serve.replicas: {settings.serve.replicas} replicas of {settings.serve.cpus_per_replica} CPUs and the "
-            f"ingress need {needed:g} CPUs, the local cluster has {available:g} (ray.num_cpus)"
+            f"other deployments need {needed:g} CPUs, the local cluster has {available:g} (ray.num_cpus)"
         )
 
 

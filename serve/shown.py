@@ -10,7 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from genrec.recommendation import FeedbackEvent, Source
 
 DETERMINISTIC = 1.0
-"""Propensity under beam search: the same request gets the same list."""
+"""Propensity under beam search: the same request gets the same list. A varied list (``diversity``) has those of its
+draw, each given the places before it."""
 
 
 class ShownItem(BaseModel):

@@ -42,9 +42,13 @@ from genrec.errors import GenrecError
 from serve.process import run_directory
 from serve.shown import ShownItem, ShownList
 
-Kind = Literal["like", "skip", "click", "consume"]
+Kind = Literal["like", "skip", "click", "consume", "dislike", "report"]
 TAKEN: tuple[Kind, ...] = ("like", "consume")
 """Kinds that make an item part of the user's history."""
+
+REJECTING: tuple[Kind, ...] = ("skip", "dislike")
+SESSION_TURNS, SESSION_EVENTS = 20, 50
+"""The newest turns of a session, and events on its list, that the instructor is told of."""
 
 RECENT_ITEMS = 1000
 """Most items by which feedback extends a history; a model sees its newest `data.max_history` of them."""
@@ -93,6 +97,22 @@ _ITEMS = Table(
 )
 
 
+_TURNS = Table(
+    "session_turns",
+    _TABLES,
+    Column("sequence", _SEQUENCE, primary_key=True, comment="order of arrival"),
+    Column("session_id", String, nullable=False),
+    Column("instruction_id", String, nullable=False, unique=True),
+    Column("user_id", String),
+    Column("text", String, nullable=False),
+    Column("action", String, nullable=False),
+    Column("list_id", String),
+    Column("made", JSON, nullable=False, comment="ids of the assets that came of it"),
+    Column("time", Double, nullable=False),
+    Index("session_turns_of_session", "session_id", "sequence"),
+)
+
+
 class StoreError(GenrecError):
     """The feedback store cannot be opened."""
 
@@ -125,6 +145,46 @@ class Event:
         assert self.kind in get_args(Kind), self.kind
 
 
+@dataclass(frozen=True)
+class Turn:
+    """One turn of a session: what was said and what came of it.
+
+    Attributes:
+        session_id: of the dialogue.
+        instruction_id: of this turn.
+        user_id: raw id of the user, if known.
+        text: the user's words.
+        action: what the instructor decided.
+        list_id: the list that was shown, if one was.
+        made: ids of the assets that came of it.
+        time: Unix seconds.
+    """
+
+    session_id: str
+    instruction_id: str
+    user_id: str | None
+    text: str
+    action: str
+    list_id: str | None
+    made: tuple[str, ...]
+    time: float
+
+
+@dataclass(frozen=True)
+class Session:
+    """What a session knows when its next turn comes.
+
+    Attributes:
+        turns: the newest, oldest first.
+        shown: item ids of the list that is before the user, best first.
+        rejected: how many of the last events on that list were a skip or dislike, in a row.
+    """
+
+    turns: tuple[Turn, ...] = ()
+    shown: tuple[str, ...] = ()
+    rejected: int = 0
+
+
 class FeedbackStore:
     """One open store. Threads may share it.
 
@@ -155,20 +215,25 @@ class FeedbackStore:
         except SQLAlchemyError as error:
             raise StoreError(f"serve.store_url: {self.name} cannot be opened: {_first_line(error)}") from error
 
-    def write(self, entries: Sequence[ShownList | Sequence[Event]]) -> list[int]:
-        """Store lists and batches of events in one transaction; all of it is durable on return, or none.
+    def write(self, entries: Sequence[ShownList | Turn | Sequence[Event]]) -> list[int]:
+        """Store lists, turns and batches of events in one transaction; all of it is durable on return, or none.
 
         Returns:
-            of each entry, how many rows are new: 1 for a list, for a batch its events whose ids were not known.
+            of each entry, how many rows are new: 1 for a list or turn, for a batch its events whose ids were not known.
 
         Raises:
             SQLAlchemyError: nothing was stored, or the answer of the database got lost.
         """
         with self._engine.begin() as connection:
-            return [
-                _insert_list(connection, entry) if isinstance(entry, ShownList) else self._insert(connection, entry)
-                for entry in entries
-            ]
+            return [self._insert_entry(connection, entry) for entry in entries]
+
+    def _insert_entry(self, connection: Connection, entry: ShownList | Turn | Sequence[Event]) -> int:
+        if isinstance(entry, ShownList):
+            return _insert_list(connection, entry)
+        if isinstance(entry, Turn):
+            connection.execute(_TURNS.insert(), {**vars(entry), "made": list(entry.made)})
+            return 1
+        return self._insert(connection, entry)
 
     def _insert(self, connection: Connection, events: Sequence[Event]) -> int:
         if not events:
@@ -189,6 +254,40 @@ class FeedbackStore:
         )
         with self._engine.connect() as connection:
             return tuple(reversed(connection.scalars(statement).all()))
+
+    def session(self, session_id: str, list_id: str | None = None) -> Session:
+        """What the next turn of a session needs to know.
+
+        Args:
+            session_id: of the dialogue; an unknown one has no turns.
+            list_id: the list that is before the user; None: that of the newest turn.
+        """
+        newest = (
+            select(_TURNS)
+            .where(_TURNS.c.session_id == session_id)
+            .order_by(_TURNS.c.sequence.desc())
+            .limit(SESSION_TURNS)
+        )
+        with self._engine.connect() as connection:
+            rows = [{**row} for row in connection.execute(newest).mappings()]
+            for row in rows:
+                row.pop("sequence")
+                row["made"] = tuple(row["made"])
+            turns = tuple(Turn(**row) for row in reversed(rows))
+            before = list_id or next((turn.list_id for turn in reversed(turns) if turn.list_id is not None), None)
+            if before is None:
+                return Session(turns)
+            places = select(_ITEMS.c.item_id).where(_ITEMS.c.list_id == before).order_by(_ITEMS.c.position)
+            shown = tuple(connection.scalars(places).all())
+            latest = (
+                select(_EVENTS.c.kind)
+                .where(_EVENTS.c.list_id == before)
+                .order_by(_EVENTS.c.sequence.desc())
+                .limit(SESSION_EVENTS)
+            )
+            kinds = connection.scalars(latest).all()
+        rejected = next((place for place, kind in enumerate(kinds) if kind not in REJECTING), len(kinds))
+        return Session(turns, shown, rejected)
 
     def events(self) -> list[Event]:
         """Every event, in order of arrival."""

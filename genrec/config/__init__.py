@@ -6,6 +6,7 @@ from genrec.config.grids import ArmSettings, Cell, GridSettings, grid_cells, loa
 from genrec.config.load import load_settings, resolved_yaml
 from genrec.config.plugin import AlignmentSettings, PluginSettings, SubstitutionSettings
 from genrec.config.sections import (
+    AutoscalingSettings,
     BaselineSettings,
     BundleSettings,
     DataSettings,
@@ -16,6 +17,7 @@ from genrec.config.sections import (
     ItemKNNSettings,
     LossTerm,
     ModelSettings,
+    PartSettings,
     RaySettings,
     RetrievalSettings,
     RunSettings,
@@ -30,6 +32,7 @@ from genrec.config.tree import Settings
 __all__ = [
     "AlignmentSettings",
     "ArmSettings",
+    "AutoscalingSettings",
     "BaselineSettings",
     "BundleSettings",
     "Cell",
@@ -46,6 +49,7 @@ __all__ = [
     "ItemKNNSettings",
     "LossTerm",
     "ModelSettings",
+    "PartSettings",
     "PictureSettings",
     "PluginSettings",
     "RaySettings",

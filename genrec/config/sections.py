@@ -34,7 +34,10 @@ class RunSettings(Section):
     """Where a run lives and what makes it repeatable."""
 
     name: str = Field("demo", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="folder below runs/")
-    directory: str = Field("runs", description="holds one folder a run and the shared artifact store")
+    directory: str = Field(
+        "runs", description="holds one folder a run and the shared artifact store; or a URI: s3://bucket/runs, gs://..."
+    )
+    mirror: str | None = Field(None, description="where a URI is mirrored on each machine; none: ~/.cache/genrec")
     seed: NonNegativeInt = Field(0, description="seeds weights, sampling and dropout of trained models")
 
 
@@ -43,6 +46,9 @@ class DataSettings(Section):
 
     reader: Literal["ml-100k", "ml-1m", "amazon-2014", "amazon-2018", "amazon-2023", "research", "table"] = "ml-100k"
     path: str | None = Field(None, description="file or directory; ml-100k needs none (the recbole wheel carries it)")
+    feedback: str | None = Field(
+        None, description="file of the endpoint's feedback that is read after the data; made by --from-feedback"
+    )
     user_column: str = Field("user", description="reader `table` only")
     item_column: str = Field("item", description="reader `table` only")
     time_column: str = Field("time", description="reader `table` only")
@@ -262,6 +268,11 @@ class TrainingSettings(Section):
     validation_users: PositiveInt | None = Field(2000, description="users sampled for a validation; none: all")
     checkpoint_every: PositiveInt = Field(1, description="epochs between checkpoints")
     checkpoint_steps: PositiveInt | None = Field(None, description="steps between further checkpoints inside an epoch")
+    upload: str | None = Field(
+        None,
+        description="folder or URI (s3://, gs://) to which checkpoints are copied while training goes on, and from "
+        "which a run whose own folder is lost goes on; none: nowhere",
+    )
     log_every: PositiveInt = Field(10, description="steps between points of the training curves")
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="of matrix products; auto: bf16 on a GPU that has it, fp32 on a CPU"
@@ -388,6 +399,33 @@ class RaySettings(Section):
     dashboard: bool = Field(True, description="local cluster only: Ray's dashboard, on 127.0.0.1 alone")
 
 
+class PartSettings(Section):
+    """Replicas of one deployment of the composed application."""
+
+    cpus: PositiveFloat = Field(0.1, description="CPUs of a replica")
+    replicas: PositiveInt = Field(1, description="fewest replicas")
+    max_replicas: PositiveInt | None = Field(None, description="most replicas, by load; none: no autoscaling")
+    max_ongoing_requests: PositiveInt = Field(4, description="requests that a replica works at")
+    max_queued_requests: PositiveInt = Field(16, description="requests that wait; further ones get 503")
+
+    @model_validator(mode="after")
+    def _range(self) -> PartSettings:
+        if self.max_replicas is not None and self.max_replicas < self.replicas:
+            raise ValueError(f"serve: max_replicas {self.max_replicas} is less than replicas {self.replicas}")
+        return self
+
+
+class AutoscalingSettings(Section):
+    """How replicas follow the load, where a deployment has `max_replicas`."""
+
+    target_load: float = Field(
+        0.5, gt=0, le=1, description="wanted requests of a replica, as a share of its max_ongoing_requests"
+    )
+    look_back_s: PositiveFloat = Field(10.0, description="load is averaged over this time")
+    upscale_delay_s: NonNegativeFloat = Field(5.0, description="load must last so long before replicas are added")
+    downscale_delay_s: NonNegativeFloat = Field(60.0, description="and so long before they are taken away")
+
+
 class ServeSettings(Section):
     """The HTTP endpoint."""
 
@@ -398,6 +436,14 @@ class ServeSettings(Section):
     max_exclude: PositiveInt = Field(200, description="most items a request may exclude")
     max_feedback: PositiveInt = Field(500, description="most events of one batch of feedback")
     max_body_bytes: PositiveInt = 1_000_000
+    max_filter_items: PositiveInt = Field(1000, description="longest list of items that a filter may allow")
+    max_found: PositiveInt = Field(100, description="most items or users of one search")
+    max_text: int = Field(500, ge=1, le=2000, description="most characters of an instruction")
+    max_picture_bytes: PositiveInt = Field(3_000_000, description="largest picture of an instruction, encoded")
+    max_picture_pixels: PositiveInt = Field(4_000_000, description="largest picture of an instruction, decoded")
+    max_ongoing_of_client: PositiveInt = Field(
+        128, description="requests of one client (key, else address) at a time; further ones get 429"
+    )
     store_url: str | None = Field(
         None,
         description="postgresql://user@host/database of the feedback store; none: a SQLite file in the run's folder",
@@ -405,11 +451,41 @@ class ServeSettings(Section):
     api_keys: tuple[str, ...] = Field((), description="env:NAME or file:PATH, each of keys one a line; none: no key")
     batch_size: PositiveInt = 32
     batch_wait_s: NonNegativeFloat = 0.005
-    replicas: PositiveInt = 1
-    max_ongoing_requests: PositiveInt = 64
-    max_queued_requests: PositiveInt = 256
-    request_timeout_s: PositiveFloat = 30.0
-    cpus_per_replica: PositiveFloat = 0.5
+    replicas: PositiveInt = Field(1, description="of the recommender, the fewest")
+    max_replicas: PositiveInt | None = Field(None, description="of the recommender, by load; none: no autoscaling")
+    max_ongoing_requests: PositiveInt = Field(64, description="of a replica of the recommender")
+    max_queued_requests: PositiveInt = Field(256, description="before the recommender; further ones get 503")
+    request_timeout_s: PositiveFloat = Field(30.0, description="of a list; then its work is cancelled")
+    instruction_timeout_s: PositiveFloat = Field(180.0, description="of an instruction, which may create a picture")
+    drain_s: PositiveFloat = Field(20.0, description="longest wait for requests in flight when a replica ends")
+    cpus_per_replica: PositiveFloat = Field(0.5, description="of the recommender")
+    content: bool | None = Field(
+        None,
+        description="instructor, editor, creator and fidelity beside the recommender; none: where their weights are",
+    )
+    ingress: PartSettings = PartSettings()
+    instructor: PartSettings = PartSettings(cpus=0.2)
+    creator: PartSettings = PartSettings(cpus=0.5, max_ongoing_requests=1, max_queued_requests=4)
+    editor: PartSettings = PartSettings(cpus=0.2, max_ongoing_requests=1, max_queued_requests=4)
+    fidelity: PartSettings = PartSettings(cpus=0.3)
+    autoscaling: AutoscalingSettings = AutoscalingSettings()
+    catalogs: dict[str, str] = Field(
+        default_factory=dict, description="name -> directory of a bundle, served beside the run's own catalog"
+    )
+    bundles_in_memory: PositiveInt = Field(4, description="of a replica: catalogs, canaries and those to roll back to")
+    watch: bool = Field(False, description="swap to a newer bundle of the run when there is one")
+    cached_lists: NonNegativeInt = Field(1024, description="lists that a replica keeps for equal requests")
+    canary_errors: PositiveInt = Field(3, description="failed requests after which a new bundle is rolled back")
+
+    @field_validator("catalogs")
+    @classmethod
+    def _names(cls, catalogs: dict[str, str]) -> dict[str, str]:
+        for name in catalogs:
+            if not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,31}", name) or name == "default":
+                raise ValueError(
+                    f"serve.catalogs: {name!r}; write a name of a-z, 0-9 and -, other than 'default', the run's own"
+                )
+        return catalogs
 
     @field_validator("store_url")
     @classmethod

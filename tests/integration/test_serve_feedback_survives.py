@@ -38,13 +38,13 @@ KILLS = 5
 class NoModel:
     """Feedback needs none."""
 
-    async def recommend(self, request: RecommendRequest) -> Answer | Refusal:
+    async def recommend(self, request: RecommendRequest, catalog: str | None = None) -> Answer | Refusal:
         raise not_ready()
 
-    async def item(self, item_id: str) -> dict[str, Any] | Refusal:
+    async def item(self, item_id: str, catalog: str | None = None) -> dict[str, Any] | Refusal:
         raise not_ready()
 
-    async def card(self) -> dict[str, Any]:
+    async def card(self, catalog: str | None = None) -> dict[str, Any]:
         raise not_ready()
 
     async def versions(self, timeout_s: float) -> tuple[str, str]:

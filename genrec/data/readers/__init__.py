@@ -7,6 +7,7 @@ from pathlib import Path
 from genrec.config import DataSettings
 from genrec.data.readers.amazon import EDITIONS, AmazonReader
 from genrec.data.readers.base import Piece, Reader
+from genrec.data.readers.feedback import WithFeedback
 from genrec.data.readers.movielens import open_ml_1m, open_ml_100k
 from genrec.data.readers.research import ResearchReader
 from genrec.data.readers.table import TableReader
@@ -16,11 +17,16 @@ __all__ = ["Piece", "Reader", "open_reader"]
 
 
 def open_reader(settings: DataSettings) -> Reader:
-    """The reader that the settings name, on its files.
+    """The reader that the settings name, on its files; with the endpoint's feedback after them, if it is asked for.
 
     Raises:
         DataError: files are absent.
     """
+    reader = _open(settings)
+    return reader if settings.feedback is None else WithFeedback(reader, Path(settings.feedback))
+
+
+def _open(settings: DataSettings) -> Reader:
     path = None if settings.path is None else Path(settings.path)
     if settings.reader == "ml-100k":
         return open_ml_100k(path)

@@ -1,9 +1,11 @@
 """The routes around the real recommender, in process: replies, errors, the log, and the published schema."""
 
+import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
@@ -32,14 +34,25 @@ class InProcess:
         assert self.logic is not None
         return self.logic
 
-    async def recommend(self, request: RecommendRequest) -> Answer | Refusal:
+    async def recommend(self, request: RecommendRequest, catalog: str | None = None) -> Answer | Refusal:
         logic = self._checked()
         return logic.check(request) or logic.answer([request])[0]
 
-    async def item(self, item_id: str) -> dict[str, Any] | Refusal:
+    async def explain(
+        self, request: RecommendRequest, item_id: str, catalog: str | None = None
+    ) -> dict[str, Any] | Refusal:
+        return self._checked().explain(request, item_id)
+
+    async def item(self, item_id: str, catalog: str | None = None) -> dict[str, Any] | Refusal:
         return self._checked().item(item_id)
 
-    async def card(self) -> dict[str, Any]:
+    async def find_items(self, query: str, limit: int, catalog: str | None = None) -> list[dict[str, Any]]:
+        return self._checked().find_items(query, limit)
+
+    async def find_users(self, query: str, limit: int, catalog: str | None = None) -> list[dict[str, Any]]:
+        return self._checked().find_users(query, limit)
+
+    async def card(self, catalog: str | None = None) -> dict[str, Any]:
         return self._checked().card()
 
     async def versions(self, timeout_s: float) -> tuple[str, str]:
@@ -102,6 +115,107 @@ def test_a_history_and_exclusions_are_heeded(client: TestClient) -> None:
     assert best not in listed
     assert not set(history) & set(listed)
     assert listed[:4] == [entry["item_id"] for entry in first[1:]]
+
+
+def listed(reply: Any) -> list[str]:
+    assert reply.status_code == 200, reply.text
+    return [entry["item_id"] for entry in reply.json()["items"]]
+
+
+def test_filters_leave_what_they_say_and_nothing_of_the_history(client: TestClient, logic: RecommenderLogic) -> None:
+    body = {"user_id": "u7", "k": 20}
+    plain = listed(client.post("/v1/recommendations", json=body))
+    seas = listed(client.post("/v1/recommendations", json={**body, "filters": {"title": "VOYAGE sea"}}))
+    titles = logic.recommender.bundle.catalog.titles
+    index = logic.recommender.bundle.catalog.index
+    assert seas
+    assert all("Sea Voyage" in titles[index[item]] for item in seas)
+    order = {item: place for place, item in enumerate(listed(client.post("/v1/recommendations", json=body)))}
+    kept = [item for item in seas if item in order]
+    assert kept == sorted(kept, key=lambda item: order[item]), "a filter changes which, not in what order"
+    allowed = plain[1:4]
+    filters = {"items": [*allowed, logic.recommender.bundle.catalog.item_ids[7]]}
+    only = listed(client.post("/v1/recommendations", json={**body, "filters": filters}))
+    assert set(allowed) <= set(only) <= set(filters["items"])
+    none = client.post("/v1/recommendations", json={**body, "filters": {"categories": ["no such genre"]}})
+    assert listed(none) == []
+    unknown = client.post("/v1/recommendations", json={**body, "filters": {"items": ["nothing"]}})
+    assert (unknown.status_code, unknown.json()["error"]["field"]) == (404, "filters.items")
+
+
+def test_a_varied_list_logs_the_probability_of_each_draw(client: TestClient, store: FeedbackStore) -> None:
+    body = {"user_id": "u7", "k": 6, "diversity": 0.7}
+    replies = [client.post("/v1/recommendations", json=body).json() for _ in range(4)]
+    assert len({tuple(entry["item_id"] for entry in reply["items"]) for reply in replies}) > 1
+    for logged, reply in zip(sorted(store.lists(), key=lambda one: one.time), replies, strict=True):
+        told = [entry["evidence"]["propensity"] for entry in reply["items"]]
+        assert [item.propensity for item in logged.items] == told
+        assert all(0 < one <= 1 for one in told)
+        assert min(told) < 1
+    plain = client.post("/v1/recommendations", json={**body, "diversity": 0}).json()
+    assert "propensity" not in plain["items"][0]["evidence"]
+
+
+def test_every_entry_says_why(client: TestClient) -> None:
+    history = [f"item é'{i}" for i in (0, 4, 8)]
+    for entry in client.post("/v1/recommendations", json={"history": history, "k": 5}).json()["items"]:
+        assert entry["evidence"]["reason"]
+        assert {one["item_id"] for one in entry["evidence"]["because"]} <= set(history)
+
+
+def test_an_explanation_is_measured_by_leaving_out(client: TestClient, logic: RecommenderLogic) -> None:
+    history = [f"item é'{i}" for i in (0, 4, 8)]
+    told = client.post("/v1/explanations", json={"history": history, "item_id": "item é'12"}).json()
+    longer = [entry["influence"] for entry in told["history"]]
+    assert longer == sorted(longer, reverse=True)
+    without = client.post("/v1/explanations", json={"history": history[1:], "item_id": "item é'12"}).json()
+    first = next(entry for entry in told["history"] if entry["item_id"] == history[0])
+    assert first["influence"] == pytest.approx(told["score"] - without["score"], abs=1e-4)
+    assert told["sources"] == {"generator": 1.0}
+    alone = client.post("/v1/explanations", json={"history": history[:1], "item_id": "item é'12"}).json()
+    assert [entry["influence"] for entry in alone["history"]] == [None]
+    unknown = client.post("/v1/explanations", json={"history": history, "item_id": "nothing"})
+    assert (unknown.status_code, unknown.json()["error"]["field"]) == (404, "item_id")
+
+
+def test_items_and_users_are_found(client: TestClient) -> None:
+    found = client.get("/v1/items", params={"query": "COMEDY robot", "limit": 3}).json()["items"]
+    assert len(found) == 3
+    assert all(one["title"].startswith("Robot Comedy") for one in found)
+    assert client.get("/v1/items", params={"query": "nothing of the kind"}).json() == {"items": []}
+    users = client.get("/v1/users", params={"query": "u12", "limit": 4}).json()["users"]
+    assert [one["user_id"] for one in users] == ["u12", "u120", "u121", "u122"]
+    assert users[0]["history"] >= 6
+    assert len(users[0]["latest"]) == 3
+    assert len(client.get("/v1/users").json()["users"]) == 20
+    for wrong in ({"limit": 0}, {"limit": 10**6}, {"query": "x" * 201}):
+        assert client.get("/v1/items", params=wrong).status_code == 422
+
+
+def test_one_client_may_hold_so_many_requests_and_no_more(logic: RecommenderLogic, store: FeedbackStore) -> None:
+    began = asyncio.Event()
+
+    class Slow(InProcess):
+        async def card(self, catalog: str | None = None) -> dict[str, Any]:
+            began.set()
+            await asyncio.sleep(0.2)
+            return self._checked().card()
+
+    limits = LIMITS.model_copy(update={"max_ongoing_of_client": 1})
+    api = create_api(limits, Slow(logic), Journal(store))
+
+    async def together() -> tuple[httpx.Response, httpx.Response, httpx.Response]:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app=api), base_url="http://host") as client:
+            first = asyncio.ensure_future(client.get("/v1/model"))
+            await began.wait()
+            second = await client.get("/v1/model")
+            other = await client.get("/v1/items/none", headers={"Authorization": "Bearer another"})
+            return await first, second, other
+
+    first, second, other = asyncio.run(together())
+    assert (first.status_code, second.status_code, other.status_code) == (200, 429, 404)
+    assert int(second.headers["retry-after"]) >= 1
+    assert second.json()["error"]["code"] == "too_many_requests"
 
 
 def test_requests_have_different_ids(client: TestClient) -> None:
@@ -193,7 +307,7 @@ def test_health_is_ready_only_once_a_replica_answers(logic: RecommenderLogic, st
 
 def test_a_crash_shows_no_trace(store: FeedbackStore) -> None:
     class Broken(InProcess):
-        async def card(self) -> dict[str, Any]:
+        async def card(self, catalog: str | None = None) -> dict[str, Any]:
             raise KeyError("secret")
 
     client = TestClient(create_api(LIMITS, Broken(None), Journal(store)), raise_server_exceptions=False)
@@ -215,12 +329,15 @@ def test_the_schema_and_the_docs_page_load_nothing_from_outside(client: TestClie
     operations = {(method, path) for path, methods in schema["paths"].items() for method in methods}
     assert operations == {
         ("post", "/v1/recommendations"),
+        ("post", "/v1/explanations"),
         ("post", "/v1/feedback"),
+        ("get", "/v1/items"),
+        ("get", "/v1/users"),
         ("get", "/v1/items/{item_id}"),
         ("get", "/v1/model"),
         ("get", "/v1/health"),
     }
-    page = client.get("/")
+    page = client.get("/docs")
     assert page.status_code == 200
     assert "/v1/recommendations" in page.text
     assert "&quot;events&quot;" in page.text

@@ -29,13 +29,13 @@ class ByLogic:
     def __init__(self, logic: RecommenderLogic) -> None:
         self.logic = logic
 
-    async def recommend(self, request: RecommendRequest) -> Answer | Refusal:
+    async def recommend(self, request: RecommendRequest, catalog: str | None = None) -> Answer | Refusal:
         return self.logic.check(request) or self.logic.answer([request])[0]
 
-    async def item(self, item_id: str) -> dict[str, Any] | Refusal:
+    async def item(self, item_id: str, catalog: str | None = None) -> dict[str, Any] | Refusal:
         return self.logic.item(item_id)
 
-    async def card(self) -> dict[str, Any]:
+    async def card(self, catalog: str | None = None) -> dict[str, Any]:
         return self.logic.card()
 
     async def versions(self, timeout_s: float) -> tuple[str, str]:
@@ -142,7 +142,7 @@ def test_a_history_that_is_sent_along_is_taken_as_it_is(client: TestClient) -> N
     [
         ([], "events", "at least 1 item"),
         ([entry(event_id=str(i)) for i in range(6)], "events", "at most 5 items"),
-        ([entry(kind="impression")], "events.0.kind", "'like', 'skip', 'click' or 'consume'"),
+        ([entry(kind="impression")], "events.0.kind", "'dislike' or 'report'"),
         ([entry(), entry(event_id="")], "events.1.event_id", "at least 1 character"),
         ([entry(user_id="u" * 257)], "events.0.user_id", "at most 256"),
         ([entry(item_id="a\x00b")], "events.0.item_id", "match pattern"),

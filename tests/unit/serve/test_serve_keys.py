@@ -3,7 +3,7 @@
 import hmac
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,12 @@ from starlette.routing import Route
 from starlette.testclient import WebSocketDenialResponse
 
 from genrec.config import ServeSettings, load_settings
+from genrec.content.contracts import Decision
 from genrec.errors import SettingsError
 from genrec.recommender import RecommendRequest
 from serve.__main__ import _announce
 from serve.api import create_api
+from serve.content import Decided, InstructionCall, Made, MediaFile, Progress
 from serve.journal import Journal
 from serve.keys import MIN_KEY_LENGTH, OPEN_PATH, ApiKeysError, load_digests
 from serve.process import Running
@@ -34,15 +36,47 @@ class Counting:
 
     calls = 0
 
-    async def recommend(self, request: RecommendRequest) -> Answer | Refusal:
+    async def recommend(self, request: RecommendRequest, catalog: str | None = None) -> Answer | Refusal:
         Counting.calls += 1
         return Answer([], "b", "s")
 
-    async def item(self, item_id: str) -> dict[str, Any] | Refusal:
+    async def item(self, item_id: str, catalog: str | None = None) -> dict[str, Any] | Refusal:
         Counting.calls += 1
         return Refusal(404, "unknown_item", None, "no such item")
 
-    async def card(self) -> dict[str, Any]:
+    async def explain(
+        self, request: RecommendRequest, item_id: str, catalog: str | None = None
+    ) -> dict[str, Any] | Refusal:
+        Counting.calls += 1
+        return Refusal(404, "unknown_item", None, "no such item")
+
+    async def find_items(self, query: str, limit: int, catalog: str | None = None) -> list[dict[str, Any]]:
+        Counting.calls += 1
+        return []
+
+    async def find_users(self, query: str, limit: int, catalog: str | None = None) -> list[dict[str, Any]]:
+        Counting.calls += 1
+        return []
+
+    async def decide(self, call: InstructionCall) -> Decided | Refusal:
+        Counting.calls += 1
+        probabilities = {"retrieve": 0.0, "edit": 0.0, "create": 0.0, "clarify": 1.0}
+        decision = {"action": "clarify", "probabilities": probabilities, "slots": {}, "sufficiency": 0.5}
+        return Decided(Decision.model_validate(decision))
+
+    async def make(self, call: InstructionCall, decided: Decided) -> AsyncIterator[Progress | Made]:
+        Counting.calls += 1
+        yield Progress(1.0, "done")
+
+    async def media(self, asset_id: str) -> MediaFile | None:
+        Counting.calls += 1
+        return None
+
+    async def provenance(self, asset_id: str) -> dict[str, Any] | None:
+        Counting.calls += 1
+        return None
+
+    async def card(self, catalog: str | None = None) -> dict[str, Any]:
         Counting.calls += 1
         sizes = {"items": 1, "users": 1, "levels": [1], "max_history": 1, "card": {}}
         return {"bundle_version": "b", "sid_version": "s", **sizes}
@@ -56,7 +90,8 @@ def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FastAPI]:
     monkeypatch.setenv("GENREC_KEYS", f"{FIRST}\n{SECOND}\n")
     Counting.calls = 0
     store = FeedbackStore(sqlite_url(tmp_path / "feedback.sqlite3"))
-    yield create_api(ServeSettings(), Counting(), Journal(store), load_digests(("env:GENREC_KEYS",)))
+    keys = load_digests(("env:GENREC_KEYS",))
+    yield create_api(ServeSettings(), Counting(), Journal(store), keys, content=Counting())
     store.close()
 
 
@@ -76,15 +111,18 @@ def calls_of(api: FastAPI) -> list[tuple[str, str]]:
     for route in api.routes:
         assert isinstance(route, APIRoute | Route), route
         for method in route.methods or ():
-            table.append((method, route.path.replace("{item_id}", "50")))
+            table.append((method, route.path.replace("{item_id}", "50").replace("{asset_id}", "asset-0123456789")))
     return table
 
 
 def test_every_route_but_health_answers_401_without_a_key(api: FastAPI, client: TestClient) -> None:
     table = calls_of(api)
     assert {("POST", "/v1/recommendations"), ("POST", "/v1/feedback"), ("GET", "/v1/items/50")} <= set(table)
-    assert {("GET", "/docs"), ("GET", "/"), ("GET", "/openapi.json"), ("GET", OPEN_PATH)} <= set(table)
+    assert {("GET", "/docs"), ("GET", "/openapi.json"), ("GET", OPEN_PATH)} <= set(table)
+    assert {("POST", "/v1/instructions"), ("GET", "/v1/media/asset-0123456789")} <= set(table)
     bodies = {
+        "/v1/explanations": {"user_id": "1", "item_id": "50"},
+        "/v1/instructions": {"text": "something calmer"},
         "/v1/recommendations": {"user_id": "1"},
         "/v1/feedback": {"events": [{"event_id": "e", "user_id": "u", "item_id": "i", "kind": "like"}]},
     }
@@ -100,8 +138,19 @@ def test_every_route_but_health_answers_401_without_a_key(api: FastAPI, client: 
             assert without.json()["error"]["code"] == "unauthorized"
         assert Counting.calls == 0
         with_key = client.request(method, path, json=body, headers=bearer(SECOND), follow_redirects=False)
-        assert with_key.status_code in ({404} if "items" in path else {200, 307}), (method, path)
+        missing = any(part in path for part in ("items/", "media/", "explanations"))
+        assert with_key.status_code == (404 if missing else 200), (method, path, with_key.text)
         Counting.calls = 0
+
+
+def test_the_page_and_its_files_need_no_key_and_lead_nowhere_else(client: TestClient) -> None:
+    page = client.get("/")
+    assert page.status_code == 200
+    assert "script-src 'self'" in page.headers["content-security-policy"]
+    assert client.get("/page/app.js").status_code == 200
+    for path in ("/page/", "/page/__init__.py", "/page/../keys.py", "/page/%2e%2e/keys.py", "/page//app.js"):
+        assert client.get(path).status_code == 401, path
+    assert client.post("/").status_code == 401
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,296 @@
+"""The service in a process of its own, clients of it, and its replicas as the system sees them. Loopback only."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import numpy as np
+import psutil
+
+from benchmarks.common import ROOT
+from genrec.recommender import Recommender, RecommendRequest
+
+START_S = 300.0
+Call = tuple[str, str, dict[str, Any] | None]
+"""Method, path, body."""
+
+
+@dataclass
+class Service:
+    """A running service.
+
+    Attributes:
+        url: where it answers.
+        process: of ``python -m serve``, whose descendants are the cluster.
+        folder: its run lies below.
+    """
+
+    url: str
+    process: subprocess.Popen[bytes]
+    folder: Path
+
+    def replicas(self, name: str) -> list[psutil.Process]:
+        """Processes of a deployment's replicas."""
+        found = []
+        for child in psutil.Process(self.process.pid).children(recursive=True):
+            try:
+                line = " ".join(child.cmdline())
+            except psutil.Error:
+                continue
+            if f"ServeReplica:genrec:{name}" in line:
+                found.append(child)
+        return found
+
+    def kill(self, name: str) -> bool:
+        """SIGKILL to one replica of a deployment; False where there is none at this moment."""
+        replicas = self.replicas(name)
+        if replicas:
+            os.kill(random.choice(replicas).pid, signal.SIGKILL)
+        return bool(replicas)
+
+    def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """A further ``python -m serve`` command about the same run."""
+        return subprocess.run(
+            [sys.executable, "-m", "serve", *arguments, *self.options], cwd=ROOT, capture_output=True, text=True
+        )
+
+    @property
+    def options(self) -> list[str]:
+        """Those that name the run."""
+        return ["--set", f"run.directory={self.folder}", "--set", "run.name=serving"]
+
+    def ready(self) -> bool:
+        """True if health says so."""
+        try:
+            with urllib.request.urlopen(f"{self.url}/v1/health", timeout=5) as reply:
+                return bool(reply.status == 200)
+        except (urllib.error.URLError, OSError):
+            return False
+
+
+@contextmanager
+def served(bundle: Path, folder: Path, port: int, **settings: Any) -> Iterator[Service]:
+    """Serve a bundle for the block; ended with what it started."""
+    chosen = {
+        "serve.port": port,
+        "serve.cached_lists": 0,
+        "serve.content": "false",
+        "ray.num_cpus": 4,  # a share to count in: the machine has the cores that it has
+        "ray.object_store_mib": 200,
+        "ray.dashboard": "false",
+        **settings,
+    }
+    sets = [part for key, value in chosen.items() for part in ("--set", f"{key}={value}")]
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "serve", "--bundle", str(bundle), "--set", f"run.directory={folder}"]
+            + ["--set", "run.name=serving", *sets],
+            cwd=ROOT,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    service = Service(f"http://127.0.0.1:{port}", process, folder)
+    try:
+        deadline = time.monotonic() + START_S
+        while not service.ready():
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise SystemExit(f"the service did not start:\n{(folder / 'log').read_text()[-2000:]}")
+            time.sleep(0.2)
+        yield service
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(60)
+        except subprocess.TimeoutExpired:
+            process.kill()
+
+
+@dataclass
+class Seen:
+    """What clients saw.
+
+    Attributes:
+        seconds: of each request, by status (0: the connection broke).
+        wrong: replies whose list is not one of those expected.
+        retried: requests that needed a second try.
+        first: statuses of first tries.
+    """
+
+    seconds: dict[int, list[float]] = field(default_factory=dict)
+    wrong: int = 0
+    retried: int = 0
+    first: Counter[int] = field(default_factory=Counter)
+
+    def add(self, status: int, seconds: float) -> None:
+        """One request has ended."""
+        self.seconds.setdefault(status, []).append(seconds)
+
+    @property
+    def statuses(self) -> dict[int, int]:
+        """Requests by final status."""
+        return {status: len(seconds) for status, seconds in sorted(self.seconds.items())}
+
+    def percentiles(self, status: int = 200) -> dict[str, float]:
+        """Milliseconds."""
+        seconds = self.seconds.get(status, [])
+        if not seconds:
+            return {}
+        return {f"p{q}_ms": round(1000 * float(np.percentile(seconds, q)), 2) for q in (50, 95, 99)}
+
+
+Check = Callable[[Call, dict[str, Any]], bool]
+
+
+@asynccontextmanager
+async def session() -> AsyncIterator[aiohttp.ClientSession]:
+    """Connections are kept; as many as are asked for."""
+    timeout = aiohttp.ClientTimeout(total=120)
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), timeout=timeout) as opened:
+        yield opened
+
+
+async def ask(
+    client: aiohttp.ClientSession, url: str, call: Call, seen: Seen, check: Check, *, retries: int = 0
+) -> None:
+    """One request, tried again at most ``retries`` times where the service is away."""
+    method, path, body = call
+    for attempt in range(retries + 1):
+        began = time.perf_counter()
+        reply: dict[str, Any] | None = None
+        try:
+            async with client.request(method, url + path, json=body) as answer:
+                status = answer.status
+                if status == 200:
+                    reply = await answer.json()
+                else:
+                    await answer.read()
+                wait = float(answer.headers.get("Retry-After", 0.2))
+        except (aiohttp.ClientError, TimeoutError):
+            status, wait = 0, 0.2
+        if attempt == 0:
+            seen.first[status] += 1
+        if status == 200 or attempt == retries or status not in {0, 429, 503}:
+            seen.add(status, time.perf_counter() - began)
+            seen.wrong += reply is not None and not check(call, reply)
+            return
+        seen.retried += 1
+        await asyncio.sleep(wait)
+
+
+async def closed_loop(
+    url: str,
+    calls: Sequence[Call],
+    clients: int,
+    check: Check,
+    *,
+    retries: int = 0,
+    beside: Callable[[], Awaitable[None]] | None = None,
+) -> tuple[Seen, float]:
+    """Clients that each send the next request when the last is answered; what they saw, and seconds in all."""
+    seen, waiting = Seen(), iter(calls)
+
+    async def one(client: aiohttp.ClientSession) -> None:
+        for call in waiting:
+            await ask(client, url, call, seen, check, retries=retries)
+
+    async with session() as client:
+        began = time.perf_counter()
+        events = asyncio.ensure_future(beside()) if beside else None
+        await asyncio.gather(*(one(client) for _ in range(clients)))
+        elapsed = time.perf_counter() - began
+        if events is not None:
+            await events
+    return seen, elapsed
+
+
+async def open_loop(url: str, calls: Sequence[Call], rate: float, check: Check) -> Seen:
+    """Requests begun at a rate, whether or not earlier ones are answered."""
+    seen = Seen()
+    async with session() as client:
+        began, tasks = time.perf_counter(), []
+        for place, call in enumerate(calls):
+            await asyncio.sleep(max(0.0, began + place / rate - time.perf_counter()))
+            tasks.append(asyncio.ensure_future(ask(client, url, call, seen, check)))
+        await asyncio.gather(*tasks)
+    return seen
+
+
+class Offline:
+    """The lists that a bundle gives in this process, to compare served ones with.
+
+    Args:
+        bundles: directories.
+    """
+
+    def __init__(self, *bundles: Path) -> None:
+        self.models = {model.version: model for model in map(Recommender.load, bundles)}
+        self._lists: dict[tuple[str, str], list[str]] = {}
+
+    @property
+    def first(self) -> Recommender:
+        """Of the first bundle."""
+        return next(iter(self.models.values()))
+
+    def check(self, call: Call, reply: Mapping[str, Any]) -> bool:
+        """True if a reply is the list of the version that it names; replies of other routes are not lists."""
+        body = call[2]
+        if call[1] != "/v1/recommendations" or body is None:
+            return True
+        model = self.models.get(reply["bundle_version"])
+        if model is None:
+            return False
+        key = (model.version, repr(body))
+        if key not in self._lists:
+            request = RecommendRequest(
+                body.get("user_id"), tuple(body["history"]) if "history" in body else None, body["k"]
+            )
+            self._lists[key] = [entry.item_id for entry in model.recommend_batch([request])[0]]
+        return [entry["item_id"] for entry in reply["items"]] == self._lists[key]
+
+    def prepare(self, calls: Sequence[Call]) -> None:
+        """Make the lists before the clock runs."""
+        for model in self.models.values():
+            for call in calls:
+                if call[1] == "/v1/recommendations":
+                    self.check(call, {"bundle_version": model.version, "items": []})
+
+
+def mixed_calls(model: Recommender, count: int, *, mixed: bool = True, seed: int = 0) -> list[Call]:
+    """Requests as clients send them: lists for users and for histories, and (mixed) feedback, look-ups, explanations."""
+    rng = random.Random(seed)
+    users = list(model.bundle.interactions.user_ids)[:500]
+    items = list(model.bundle.catalog.item_ids)
+    calls: list[Call] = []
+    for place in range(count):
+        kind = rng.random() if mixed else rng.random() * 0.8
+        if kind < 0.6:
+            calls.append(("POST", "/v1/recommendations", {"user_id": rng.choice(users), "k": 10}))
+        elif kind < 0.8:
+            history = [rng.choice(items) for _ in range(rng.randrange(1, 20))]
+            calls.append(("POST", "/v1/recommendations", {"history": history, "k": 10}))
+        elif kind < 0.9:
+            event = {"event_id": f"b{place}", "user_id": f"client-{place % 50}", "item_id": rng.choice(items)}
+            calls.append(("POST", "/v1/feedback", {"events": [{**event, "kind": "like"}]}))
+        elif kind < 0.95:
+            calls.append(("GET", f"/v1/items?query={rng.choice('abcdefg')}&limit=5", None))
+        else:
+            history = [rng.choice(items) for _ in range(5)]
+            calls.append(("POST", "/v1/explanations", {"history": history, "item_id": rng.choice(items)}))
+    return calls
