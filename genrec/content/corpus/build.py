@@ -133,7 +133,9 @@ def read_corpus(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
 
     file = path / CORPUS if path.is_dir() else path
     if not file.is_file():
-        raise DataError(f"--corpus {file}: not there; build it with `python -m genrec content corpus --out {file.parent}`")
+        raise DataError(
+            f"--corpus {file}: not there; build it with `python -m genrec content corpus --out {file.parent}`"
+        )
     try:
         return pq.read_table(file, columns=None if columns is None else list(columns))
     except pa.ArrowException as error:
@@ -154,8 +156,8 @@ def attribution() -> str:
     lines += [f"| {p.name} {p.version} | {p.holder} | {p.licence} | {p.source} |" for p in PACKAGES]
     lines += [
         "",
-        "Twemoji is licensed under CC-BY 4.0 (https://creativecommons.org/licenses/by/4.0/): give credit as above, and say",
-        "that the drawings were changed: here they were put on white and brought to another size.",
+        "Twemoji is licensed under CC-BY 4.0 (https://creativecommons.org/licenses/by/4.0/): give credit as above, and",
+        "say that the drawings were changed: here they were put on white and brought to another size.",
     ]
     return "\n".join(lines) + "\n"
 

@@ -1,7 +1,7 @@
 """The embedded picture maker: the shipped network, sampled on a CPU in about a second.
 
-Rectified flow is integrated by Euler steps with classifier-free guidance (Ho & Salimans 2022). Words and taste are guided
-apart and added (composable diffusion, Liu et al. 2022): each was trained with and without the other, so a taste can
+Rectified flow is integrated by Euler steps with classifier-free guidance (Ho & Salimans 2022). Words and taste are
+guided apart and added (composable diffusion, Liu et al. 2022): each was trained with and without the other, so a taste can
 pull a picture without the words being lost. Each picture's noise has its own seed: the same seed makes the same
 picture, however many are made beside it.
 
@@ -16,8 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
-from torch.nn import functional as F
+from torch import Tensor, nn
 
 from genrec.content.contracts import FloatArray, Progress
 from genrec.content.creator.latents import to_pictures, to_tensor
@@ -173,7 +172,7 @@ class EmbeddedMaker:
         ]
         scales = [0.0, self.guidance]
         if taste is not None:
-            taste_E = F.normalize(torch.from_numpy(np.asarray(taste, np.float32)).reshape(-1), dim=0)
+            taste_E = nn.functional.normalize(torch.from_numpy(np.asarray(taste, np.float32)).reshape(-1), dim=0)
             if len(taste_E) != pooled_BE.shape[1]:
                 raise SettingsError(f"taste: {len(taste_E)} values; the creator's space has {pooled_BE.shape[1]}")
             parts.append((torch.zeros_like(words_BTE), torch.zeros_like(mask_BT), no_taste, taste_E.expand(count, -1)))

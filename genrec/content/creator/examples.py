@@ -89,7 +89,7 @@ def load_examples(corpus: Path, latents: PatchLatents) -> Examples:
     for row in rows:
         own = number(row["name"])
         more = [number(f"{row['name']}, {', '.join(part)}") for part in _pairs(row["keywords"])]
-        captions.append(([own, own, own, *more] + [own])[:4])
+        captions.append([own, own, own, *more, own][:4])
         tastes.append(own)
         style = STYLES.index(row["style"])
         styles.append(style)

@@ -18,7 +18,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 
 @dataclass(frozen=True)
@@ -84,7 +83,7 @@ class Attention(nn.Module):
             part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in self.pairs(source_BTD).chunk(2, -1)
         )
         mask = None if mask_BT is None else mask_BT[:, None, None, :]
-        mixed = F.scaled_dot_product_attention(query, self.norm_k(key), value, attn_mask=mask)
+        mixed = nn.functional.scaled_dot_product_attention(query, self.norm_k(key), value, attn_mask=mask)
         return self.out(mixed.transpose(1, 2).flatten(2))
 
 
@@ -110,7 +109,7 @@ class Block(nn.Module):
         if self.words is not None:
             x_BPD = x_BPD + self.words(_norm(x_BPD), words_BTD, mask_BT)
         first, second = self.up(_norm(x_BPD) * (1 + scale2) + shift2).chunk(2, -1)
-        return x_BPD + gate2 * self.down(F.silu(first) * second)
+        return x_BPD + gate2 * self.down(nn.functional.silu(first) * second)
 
 
 class Network(nn.Module):
@@ -148,17 +147,17 @@ class Network(nn.Module):
         )
         context = (self.words(conditions.words_BTE), self.none.expand(len(noisy_BPC), -1, -1))
         words_BTD = _norm(torch.cat(context, 1))
-        mask_BT = F.pad(conditions.mask_BT, (0, 1), value=True)
-        shared_B6D = self.shared(F.silu(state_BD)).unflatten(-1, (6, -1))
+        mask_BT = nn.functional.pad(conditions.mask_BT, (0, 1), value=True)
+        shared_B6D = self.shared(nn.functional.silu(state_BD)).unflatten(-1, (6, -1))
         x_BPD = self.patches(noisy_BPC) + self.places
         for block in self.blocks:
             x_BPD = block(x_BPD, words_BTD, mask_BT, shared_B6D)
-        shift, scale = self.last(F.silu(state_BD)).unsqueeze(1).chunk(2, -1)
+        shift, scale = self.last(nn.functional.silu(state_BD)).unsqueeze(1).chunk(2, -1)
         return self.out(_norm(x_BPD) * (1 + scale) + shift)
 
 
 def _norm(x: Tensor) -> Tensor:
-    return F.layer_norm(x, x.shape[-1:])
+    return nn.functional.layer_norm(x, x.shape[-1:])
 
 
 def _waves(time_B: Tensor, width: int) -> Tensor:

@@ -74,12 +74,14 @@ class Averaged:
 
 def optimizers(network: Network, options: TrainOptions) -> list[torch.optim.Optimizer]:
     """Muon for the blocks' matrices, AdamW for the rest."""
-    matrices = [p for name, p in network.named_parameters() if name.startswith("blocks") and name.endswith("weight") and p.ndim == 2]
+    matrices = [
+        p
+        for name, p in network.named_parameters()
+        if name.startswith("blocks") and name.endswith("weight") and p.ndim == 2
+    ]
     chosen = {id(p) for p in matrices} if options.muon else set()
     rest = [p for p in network.parameters() if id(p) not in chosen]
-    made: list[torch.optim.Optimizer] = [
-        torch.optim.AdamW(rest, lr=options.adam, betas=(0.9, 0.98), weight_decay=0.0)
-    ]
+    made: list[torch.optim.Optimizer] = [torch.optim.AdamW(rest, lr=options.adam, betas=(0.9, 0.98), weight_decay=0.0)]
     if options.muon:
         made.append(torch.optim.Muon(matrices, lr=options.muon, momentum=0.95, weight_decay=0.01, ns_steps=4))
     return made
@@ -102,6 +104,7 @@ def train(
     *,
     progress: Callable[[float], None] | None = None,
     wrap: Callable[[Network], nn.Module] | None = None,
+    agree: Callable[[float], float] | None = None,
     rank: int = 0,
 ) -> Path:
     """Train, or go on with a training that was cut off; returns the directory with the weights.
@@ -113,6 +116,7 @@ def train(
         options: how long and how fast.
         progress: told the share that is done.
         wrap: makes the network distributed (DDP); the average is taken of the bare one.
+        agree: makes the share that is done the same for all workers.
         rank: of this process; only rank 0 writes.
     """
     torch.manual_seed(options.seed)
@@ -129,6 +133,7 @@ def train(
     while True:
         now = time.monotonic()
         done = step / options.steps if options.steps else (spent + now - begin) / (options.minutes * 60)
+        done = done if agree is None else agree(done)
         if done >= 1:
             break
         factor = min(1.0, (step + 1) / options.warmup, (1 - done) / options.decay_share)
@@ -163,7 +168,9 @@ def train(
     return out
 
 
-def save_weights(out: Path, weights: dict[str, Tensor], latents: PatchLatents, options: TrainOptions, step: int) -> None:
+def save_weights(
+    out: Path, weights: dict[str, Tensor], latents: PatchLatents, options: TrainOptions, step: int
+) -> None:
     """The averaged weights and the latent code as float16 safetensors, and what they are."""
     tensors = {f"network.{name}": value.half().contiguous() for name, value in weights.items()}
     tensors |= {f"latents.{name}": value.float().contiguous() for name, value in latents.state_dict().items()}
@@ -203,9 +210,7 @@ def _checkpoint(
     os.replace(out / f".{CHECKPOINT}", out / CHECKPOINT)
 
 
-def _resume(
-    out: Path, network: nn.Module, average: Averaged, made: list[torch.optim.Optimizer]
-) -> tuple[int, float]:
+def _resume(out: Path, network: nn.Module, average: Averaged, made: list[torch.optim.Optimizer]) -> tuple[int, float]:
     path = out / CHECKPOINT
     if not path.is_file():
         return 0, 0.0

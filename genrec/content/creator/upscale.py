@@ -1,7 +1,7 @@
 """Super-resolution of the creator's pictures: 32 px to 256 px in one step, trained on the corpus's own large drawings.
 
-A small residual network at 32 px whose last layer gives the 8 x 8 pixels of each pixel (sub-pixel convolution, Shi et al.
-2016), added to the bicubic enlargement. It is trained on what the latent code leaves of a drawing, with noise on the
+A small residual network at 32 px whose last layer gives the 8 x 8 pixels of each pixel (sub-pixel convolution, Shi
+et al. 2016), added to the bicubic enlargement. It is trained on what the latent code leaves of a drawing, with noise on the
 latents, so that it mends the creator's blocks and blur as well. The ready-made ESRGAN-slim networks were tried first:
 trained on photographs, they keep the stairs of a 32-px drawing.
 
@@ -19,7 +19,6 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from genrec.content.creator.latents import PatchLatents, to_tensor
 
@@ -45,11 +44,11 @@ class Upscaler(nn.Module):
 
     def forward(self, pixels_B3HW: Tensor) -> Tensor:
         """``[B, 3, S H, S W]``."""
-        plain = F.interpolate(pixels_B3HW, scale_factor=self.scale, mode="bicubic", align_corners=False)
+        plain = nn.functional.interpolate(pixels_B3HW, scale_factor=self.scale, mode="bicubic", align_corners=False)
         x = self.first(pixels_B3HW)
         for block in self.inner:
             x = x + block(x)
-        return plain + F.pixel_shuffle(self.last(F.silu(x)), self.scale)
+        return plain + nn.functional.pixel_shuffle(self.last(nn.functional.silu(x)), self.scale)
 
 
 def train_upscaler(
@@ -83,11 +82,11 @@ def train_upscaler(
         optimizer.param_groups[0]["lr"] = 2e-3 * min(1.0, (step + 1) / 50, 2.5 * (1 - done))
         rows = torch.randint(len(large), (batch,), generator=generator)
         target = large[rows].float() / 127.5 - 1
-        codes = latents.encode(F.avg_pool2d(target, network.scale))
+        codes = latents.encode(nn.functional.avg_pool2d(target, network.scale))
         amount = 0.25 * torch.rand(batch, 1, 1, generator=generator).square()
         small = latents.decode(codes + amount * torch.randn(codes.shape, generator=generator)).clamp(-1.1, 1.1)
         made = network(small.contiguous(memory_format=torch.channels_last))
-        loss = F.l1_loss(made, target) + 0.5 * _edges(made - target)
+        loss = nn.functional.l1_loss(made, target) + 0.5 * _edges(made - target)
         loss.backward()
         nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()

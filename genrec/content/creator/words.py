@@ -24,9 +24,10 @@ STYLE_WORDS = {
     "google": ("google", "noto", "cartoon", "android"),
 }
 _KNOWN = {word: style for style, words in STYLE_WORDS.items() for word in words}
+_ANY_STYLE = "|".join(re.escape(word) for word in sorted(_KNOWN, key=len, reverse=True))
 _STYLE = re.compile(
-    r",?\s*\b(?:in\s+|as\s+)?(?:an?\s+|the\s+)?(%s)[\s-]+(?:style|look|emoji|icon|design|drawing|picture|render)\b"
-    % "|".join(re.escape(word) for word in sorted(_KNOWN, key=len, reverse=True)),
+    rf",?\s*\b(?:in\s+|as\s+)?(?:an?\s+|the\s+)?({_ANY_STYLE})[\s-]+"
+    r"(?:style|look|emoji|icon|design|drawing|picture|render)\b",
     re.IGNORECASE,
 )
 _BARE = re.compile(r"(?:,\s*|\bin\s+)(3-?d|flat|twitter|google)\s*$", re.IGNORECASE)

@@ -1,0 +1,110 @@
+"""``content train creator|upscaler`` and ``content create``."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from dataclasses import replace
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import Progress as Bar
+
+from genrec.config import Settings
+from genrec.content.contracts import ImageTextEncoder
+from genrec.errors import SettingsError
+
+
+def run(options: argparse.Namespace, settings: Settings, console: Console) -> None:
+    """Train ``options.part`` (creator or upscaler)."""
+    if options.out is None:
+        raise SettingsError(f"content train {options.part}: --out is missing; say where the weights go")
+    (_train_upscaler if options.part == "upscaler" else _train_creator)(options, settings, console)
+
+
+def _train_creator(options: argparse.Namespace, settings: Settings, console: Console) -> None:
+    from genrec.content.creator.network import NetworkShape
+    from genrec.content.creator.ray_train import train_on_ray
+    from genrec.content.creator.run import train_alone
+    from genrec.content.creator.train import TrainOptions
+
+    if options.corpus is None:
+        raise SettingsError("content train creator: --corpus is missing; build one with `genrec content corpus`")
+    shape = NetworkShape()
+    width = options.width or shape.width
+    shape = replace(shape, width=width, heads=max(1, width // 64), hidden=3 * width)
+    shape = replace(shape, layers=options.layers or shape.layers)
+    recipe = TrainOptions(shape=shape, steps=options.steps)
+    changes = {name: getattr(options, name) for name in ("minutes", "seed") if getattr(options, name) is not None}
+    recipe = replace(recipe, **changes)
+    if options.workers > 1:
+        out = train_on_ray(options.corpus, options.out, recipe, options.workers, settings.training)
+    else:
+        with Bar(console=Console(stderr=True), transient=True) as bar:
+            task = bar.add_task("training", total=1.0)
+            out = train_alone(
+                options.corpus, options.out, recipe, progress=lambda share: bar.update(task, completed=share)
+            )
+    console.print(str(out))
+
+
+def _train_upscaler(options: argparse.Namespace, settings: Settings, console: Console) -> None:
+    from genrec.content.creator.train import load_weights
+    from genrec.content.creator.upscale import train_upscaler
+
+    if options.packages is None:
+        raise SettingsError("content train upscaler: --packages is missing; give the directory of npm tarballs")
+    _, latents, _ = load_weights(options.out)
+    with Bar(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("training", total=1.0)
+        path = train_upscaler(
+            options.packages,
+            latents,
+            options.out,
+            steps=options.steps or 2000,
+            minutes=options.minutes,
+            seed=1 if options.seed is None else options.seed,
+            progress=lambda share: bar.update(task, completed=share),
+        )
+    console.print(str(path))
+
+
+def create(options: argparse.Namespace, settings: Settings, console: Console) -> None:
+    """Make a picture of the prompt, have it checked and signed, and write it."""
+    from genrec.content.creator.creator import Creator
+    from genrec.content.limits import checked_prompt
+    from genrec.content.providers import load_maker
+
+    checked_prompt(options.prompt, options.negative)
+    pictures = settings.content.pictures
+    begin = time.perf_counter()
+    creator = Creator(load_maker(pictures), chooser(), pictures)
+    warm = time.perf_counter()
+    with Bar(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("creating", total=1.0)
+        draft = creator.create(
+            options.prompt,
+            seed=options.seed,
+            negative=options.negative,
+            progress=lambda share: bar.update(task, completed=share),
+        )
+    made = time.perf_counter()
+    path = _write(draft.frames[0], options.out)
+    console.print(
+        f"{path}: {draft.title} ({draft.model}, seed {draft.seed}; models in {warm - begin:.1f} s, "
+        f"picture in {made - warm:.1f} s)"
+    )
+
+
+def chooser() -> ImageTextEncoder | None:
+    """The shipped image-text encoder; None if it is not there."""
+    from genrec.content.vision import load_encoder
+
+    try:
+        return load_encoder()
+    except SettingsError:
+        return None
+
+
+def _write(picture: object, path: Path) -> Path:
+    raise NotImplementedError
