@@ -72,7 +72,7 @@ class Service:
     @property
     def options(self) -> list[str]:
         """Those that name the run."""
-        return ["--set", f"run.directory={self.folder}", "--set", "run.name=serving"]
+        return _run(self.folder)
 
     def ready(self) -> bool:
         """True if health says so."""
@@ -81,6 +81,10 @@ class Service:
                 return bool(reply.status == 200)
         except (urllib.error.URLError, OSError):
             return False
+
+
+def _run(folder: Path) -> list[str]:
+    return ["--set", f"run.directory={folder}", "--set", "run.name=serving"]
 
 
 @contextmanager
@@ -99,8 +103,7 @@ def served(bundle: Path, folder: Path, port: int, **settings: Any) -> Iterator[S
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "serve", "--bundle", str(bundle), "--set", f"run.directory={folder}"]
-            + ["--set", "run.name=serving", *sets],
+            [sys.executable, "-m", "serve", "--bundle", str(bundle), *_run(folder), *sets],
             cwd=ROOT,
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -273,7 +276,7 @@ class Offline:
 
 
 def mixed_calls(model: Recommender, count: int, *, mixed: bool = True, seed: int = 0) -> list[Call]:
-    """Requests as clients send them: lists for users and for histories, and (mixed) feedback, look-ups, explanations."""
+    """Requests as clients send them: lists for users and histories; mixed: feedback, look-ups, explanations too."""
     rng = random.Random(seed)
     users = list(model.bundle.interactions.user_ids)[:500]
     items = list(model.bundle.catalog.item_ids)

@@ -1,7 +1,7 @@
 """``python -m serve``: serve a run's bundle over HTTP, in the foreground or with ``--detach``; ``stop`` ends it.
 
-``swap BUNDLE`` puts another bundle into service without losing a request, ``--canary 10`` for ten percent of them first;
-``promote`` makes the canary the one, ``rollback`` goes back, ``rollout`` tells how things stand.
+``swap BUNDLE`` puts another bundle into service without losing a request, ``--canary 10`` for ten percent of them
+first; ``promote`` makes the canary the one, ``rollback`` goes back, ``rollout`` tells how things stand.
 
 What it tells goes to standard output, errors and log lines to standard error.
 """

@@ -60,7 +60,7 @@ from serve.shown import DETERMINISTIC, ShownItem, ShownList
 HEALTH_TIMEOUT_S = 2.0
 FOUND = 20
 """Items or users of a search that does not say how many."""
-ASSET = r"^[A-Za-z0-9][A-Za-z0-9_-]{7,127}$"
+ASSET = r"^asset:[0-9a-f]{8,64}$"
 """What an asset's id may be: nothing that means anything to a file system."""
 EVENT_STREAM = "text/event-stream"
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{8,64}")

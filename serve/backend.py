@@ -24,7 +24,7 @@ from ray.serve.handle import DeploymentHandle
 
 from genrec.errors import GenrecError
 from genrec.recommender import RecommendRequest
-from serve.errors import ApiError, overloaded, timed_out, unavailable
+from serve.errors import ApiError, ReplicaGoneError, overloaded, timed_out, unavailable
 from serve.recommender import Answer, Refusal
 from serve.rollout import DEFAULT_CATALOG, Rollout, Rollouts
 
@@ -191,7 +191,10 @@ class HandleBackend:
     ) -> Any:
         limit = self._timeout_s if timeout_s is None else timeout_s
         handle = self._handle if model is None else self._handle.options(multiplexed_model_id=model)
-        return await answered(getattr(handle, method).remote(*arguments), limit, "recommender")
+        try:
+            return await answered(getattr(handle, method).remote(*arguments), limit, "recommender")
+        except ReplicaGoneError:  # the recommender stores nothing, so another replica may be asked
+            return await answered(getattr(handle, method).remote(*arguments), limit, "recommender")
 
 
 async def answered(response: Any, limit: float, name: str) -> Any:
@@ -210,9 +213,20 @@ async def answered(response: Any, limit: float, name: str) -> Any:
     except asyncio.CancelledError:
         response.cancel()
         raise
-    except BackPressureError:
-        raise overloaded() from None
-    except DeploymentUnavailableError:
-        raise unavailable(f"the {name} failed to start; its log says why") from None
-    except (RayActorError, ReplicaUnavailableError, RequestCancelledError):
-        raise unavailable("the replica that held this request went away; send it again") from None
+    except (
+        BackPressureError,
+        DeploymentUnavailableError,
+        RayActorError,
+        ReplicaUnavailableError,
+        RequestCancelledError,
+    ) as error:
+        raise as_api_error(error, name) from None
+
+
+def as_api_error(error: Exception, name: str) -> ApiError:
+    """What Ray's word for a call that failed means to a client."""
+    if isinstance(error, BackPressureError):
+        return overloaded()
+    if isinstance(error, DeploymentUnavailableError):
+        return unavailable(f"the {name} failed to start; its log says why")
+    return ReplicaGoneError()

@@ -12,6 +12,9 @@ from PIL import Image
 from genrec.content.contracts import Decision, FidelityReport
 from serve.recommender import Refusal
 
+ASSET_PREFIX = "asset:"
+"""Begins the id of every made item (genrec.content.library)."""
+
 
 @dataclass(frozen=True)
 class InstructionCall:
@@ -48,13 +51,46 @@ class Decided:
         decision: of the instructor.
         matches: items of the catalog that satisfy best, best first.
         source: the item or asset to edit.
-        history: what the instructor knew of the user, oldest first.
+        liked: titles of what the user took up last, oldest first.
     """
 
     decision: Decision
     matches: tuple[str, ...] = ()
     source: str | None = None
-    history: tuple[str, ...] = ()
+    liked: tuple[str, ...] = ()
+
+    @property
+    def prompt(self) -> str:
+        """What is to be made, in words."""
+        slots = self.decision.slots
+        if not slots.target:
+            return ""
+        styled = f"{slots.target} in {slots.style} style" if slots.style else slots.target
+        return ", ".join((styled, *slots.constraints))
+
+
+@dataclass(frozen=True)
+class Making:
+    """What creator and editor are given.
+
+    Attributes:
+        call: the instruction; its picture is what is to be edited, where that is no item of the catalog.
+        decided: what is to be done.
+        next_title: what the recommender would name next, for the taste.
+        reasons: of the source's recommendation, for a card.
+        own_picture: the picture is the user's.
+    """
+
+    call: InstructionCall
+    decided: Decided
+    next_title: str | None = None
+    reasons: tuple[str, ...] = ()
+    own_picture: bool = True
+
+    @property
+    def prompt(self) -> str:
+        """What is to be made, in words: what was understood, else the user's own."""
+        return self.decided.prompt or self.call.text
 
 
 @dataclass(frozen=True)
@@ -107,14 +143,23 @@ class MediaFile:
     media_type: str
 
 
+def is_asset(item_id: str) -> bool:
+    """True for an id of the library of made items."""
+    return item_id.startswith(ASSET_PREFIX)
+
+
 class ContentBackend(Protocol):
     """What the routes need of instructor, creator, editor and fidelity; failures are ApiErrors."""
 
     async def decide(self, call: InstructionCall) -> Decided | Refusal:
         """What is to be done."""
 
-    def make(self, call: InstructionCall, decided: Decided) -> AsyncIterator[Progress | Made]:
-        """Create or edit, check, and store what passed; the last thing told is :class:`Made`."""
+    def make(self, making: Making) -> AsyncIterator[Progress | Made]:
+        """Create or edit, check, and store what passed; the last thing told is :class:`Made`.
+
+        Raises:
+            ApiError: nothing could be made; ``cannot_create`` and ``cannot_edit`` say why.
+        """
 
     async def media(self, asset_id: str) -> MediaFile | None:
         """The file of an asset that is admitted and not retired; None: there is none."""

@@ -46,6 +46,14 @@ class ApiError(Exception):
         return {"error": {"code": self.code, "field": self.field, "message": _encodable(self.message)}}
 
 
+class ReplicaGoneError(ApiError):
+    """The replica that held a request died; asking again does no harm where nothing is stored."""
+
+    def __init__(self) -> None:
+        message = "the replica that held this request went away; send it again"
+        super().__init__(503, "unavailable", message, headers={"Retry-After": str(RETRY_AFTER_S)})
+
+
 def overloaded() -> ApiError:
     """The queue is full; the client may come back."""
     return _retry(503, "overloaded", "too many requests are waiting; try again after the time in Retry-After")

@@ -7,6 +7,7 @@ whole reply. Whoever stops listening closes the generator, which cancels the wor
 import asyncio
 import time
 from collections.abc import AsyncIterator, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
@@ -16,7 +17,7 @@ from genrec.finding import Filter
 from genrec.recommendation import Recommendation, Source
 from genrec.recommender import RecommendRequest
 from serve.backend import Backend
-from serve.content import ContentBackend, Decided, InstructionCall, Made, Progress
+from serve.content import ContentBackend, Decided, InstructionCall, Made, Making, Progress
 from serve.errors import ApiError
 from serve.journal import Journal
 from serve.metrics import IngressMetrics
@@ -26,7 +27,8 @@ from serve.recommender import Answer, Refusal
 from serve.shown import DETERMINISTIC, ShownItem, ShownList
 from serve.store import Turn
 
-MAKING = {"create": "creating", "edit": "editing"}
+MAKING = ("create", "edit")
+UNMAKEABLE = ("cannot_create", "cannot_edit")
 SOURCES: Mapping[str, Source] = {"create": "created", "edit": "edited"}
 
 
@@ -78,28 +80,40 @@ class Instructions:
         items: list[Recommendation] = []
         media: list[MediaEntry] = []
         refused: list[dict[str, Any]] = []
-        if decided.decision.action in MAKING:
-            with self.metrics.stage(decided.decision.action):
-                async for step in self.content.make(call, decided):
-                    if isinstance(step, Progress):
-                        yield _progress(step.share, step.what)
-                    elif step.asset_id is None:
-                        refused.append(self._judged(step))
-                    else:
-                        self._judged(step)
-                        items.append(_entry(step))
-                        media.append(_media(step))
-                        yield Step("item", items[-1].model_dump(mode="json"))
-        versions: tuple[str | None, str | None] = (None, None)
-        if decided.decision.action != "clarify" and len(items) < body.k:
-            yield _progress(1.0, "retrieving")
+        note: str | None = None
+        answer: Answer | None = None
+        if decided.decision.action != "clarify":
+            yield _progress(0.1, "retrieving")
             with self.metrics.stage("retrieve"):
-                answer = await self._retrieved(call, decided, body.k - len(items))
-            if answer is not None:
-                versions = (answer.version, answer.sid_version)
-                for entry in answer.items:
-                    items.append(entry)
-                    yield Step("item", entry.model_dump(mode="json"))
+                answer = await self._retrieved(call, decided, body.k)
+        if decided.decision.action in MAKING:
+            following = answer.items[0] if answer is not None and answer.items else None
+            making = Making(
+                call,
+                decided,
+                next_title=None if following is None else following.title,
+                own_picture=call.picture is not None,
+            )
+            try:
+                with self.metrics.stage(decided.decision.action):
+                    async with aclosing(self.content.make(making)) as told:  # type: ignore[type-var]
+                        async for step in told:
+                            if isinstance(step, Progress):
+                                yield _progress(step.share, step.what)
+                            elif step.asset_id is None:
+                                refused.append(self._judged(step))
+                            else:
+                                self._judged(step)
+                                items.append(_entry(step))
+                                media.append(_media(step))
+                                yield Step("item", items[-1].model_dump(mode="json"))
+            except ApiError as error:
+                if error.code not in UNMAKEABLE:
+                    raise
+                note = error.message  # what the catalog has is shown nevertheless
+        for entry in () if answer is None else answer.items[: body.k - len(items)]:
+            items.append(entry)
+            yield Step("item", entry.model_dump(mode="json"))
         reply = InstructionReply(
             instruction_id=instruction_id,
             session_id=session_id,
@@ -109,8 +123,9 @@ class Instructions:
             list_id=uuid4().hex if items else None,
             media=media,
             refused=refused,
-            bundle_version=versions[0],
-            sid_version=versions[1],
+            note=note,
+            bundle_version=None if answer is None else answer.version,
+            sid_version=None if answer is None else answer.sid_version,
         )
         await self._log(call, body, reply)
         yield Step("done", reply.model_dump(mode="json"))
@@ -145,9 +160,14 @@ class Instructions:
         fitting: list[Recommendation] = []
         answer: Answer | None = None
         if decided.matches:
-            answer = await self._list(whose, len(decided.matches), Filter(items=decided.matches))
+            try:
+                answer = await self._list(whose, len(decided.matches), Filter(items=decided.matches))
+            except ApiError as error:
+                if error.code != "unknown_item":  # the instructor reads a bundle that has been followed by another
+                    raise
             place = {item: rank for rank, item in enumerate(decided.matches)}
-            ranked = sorted(enumerate(answer.items), key=lambda pair: pair[0] + place[pair[1].item_id])
+            found = () if answer is None else answer.items
+            ranked = sorted(enumerate(found), key=lambda pair: pair[0] + place[pair[1].item_id])
             fitting = [_fits(entry) for _, entry in ranked][:k]
         if len(fitting) < k:
             known = {entry.item_id for entry in fitting}

@@ -76,6 +76,9 @@ class InstructionReply(BaseModel):
     list_id: str | None = Field(description="names the list for feedback; none where there is no list")
     media: list[MediaEntry]
     refused: list[dict[str, Any]] = Field(description="fidelity reports of drafts that did not pass and are not shown")
+    note: str | None = Field(
+        description="why nothing was made, where something was to be; the list stands all the same"
+    )
     bundle_version: str | None
     sid_version: str | None
 

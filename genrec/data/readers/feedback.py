@@ -27,7 +27,7 @@ from genrec.errors import DataError
 
 TAKEN = ("like", "consume")
 """Kinds of events that make an item part of a history."""
-ASSET_PREFIX = "asset-"
+ASSET_PREFIX = "asset:"
 SQLITE_FILE = Path("feedback") / "feedback.sqlite3"
 """Where the endpoint keeps its log, below the run's folder, unless ``serve.store_url`` says otherwise."""
 

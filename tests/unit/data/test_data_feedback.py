@@ -31,7 +31,7 @@ LOG = [
     event("3", "new", "1", "consume", 52.0),
     event("4", "new", "2", "like", 53.0),
     event("5", "a", "3", "consume", 60.0),
-    event("6", "a", "asset-0123456789", "like", 61.0),
+    event("6", "a", "asset:0123456789", "like", 61.0),
     event("7", "a", "5", "like", 55.0),
 ]
 

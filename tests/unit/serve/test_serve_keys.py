@@ -21,7 +21,7 @@ from genrec.errors import SettingsError
 from genrec.recommender import RecommendRequest
 from serve.__main__ import _announce
 from serve.api import create_api
-from serve.content import Decided, InstructionCall, Made, MediaFile, Progress
+from serve.content import Decided, InstructionCall, Made, Making, MediaFile, Progress
 from serve.journal import Journal
 from serve.keys import MIN_KEY_LENGTH, OPEN_PATH, ApiKeysError, load_digests
 from serve.process import Running
@@ -64,7 +64,7 @@ class Counting:
         decision = {"action": "clarify", "probabilities": probabilities, "slots": {}, "sufficiency": 0.5}
         return Decided(Decision.model_validate(decision))
 
-    async def make(self, call: InstructionCall, decided: Decided) -> AsyncIterator[Progress | Made]:
+    async def make(self, making: Making) -> AsyncIterator[Progress | Made]:
         Counting.calls += 1
         yield Progress(1.0, "done")
 
@@ -111,7 +111,7 @@ def calls_of(api: FastAPI) -> list[tuple[str, str]]:
     for route in api.routes:
         assert isinstance(route, APIRoute | Route), route
         for method in route.methods or ():
-            table.append((method, route.path.replace("{item_id}", "50").replace("{asset_id}", "asset-0123456789")))
+            table.append((method, route.path.replace("{item_id}", "50").replace("{asset_id}", "asset:0123456789")))
     return table
 
 
@@ -119,7 +119,7 @@ def test_every_route_but_health_answers_401_without_a_key(api: FastAPI, client: 
     table = calls_of(api)
     assert {("POST", "/v1/recommendations"), ("POST", "/v1/feedback"), ("GET", "/v1/items/50")} <= set(table)
     assert {("GET", "/docs"), ("GET", "/openapi.json"), ("GET", OPEN_PATH)} <= set(table)
-    assert {("POST", "/v1/instructions"), ("GET", "/v1/media/asset-0123456789")} <= set(table)
+    assert {("POST", "/v1/instructions"), ("GET", "/v1/media/asset:0123456789")} <= set(table)
     bodies = {
         "/v1/explanations": {"user_id": "1", "item_id": "50"},
         "/v1/instructions": {"text": "something calmer"},
