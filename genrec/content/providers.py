@@ -1,8 +1,8 @@
 """Who makes pictures: the embedded network, or any diffusers pipeline, chosen by ``content.pictures.provider``.
 
 ``embedded`` needs nothing. ``local:DIR`` reads a pipeline directory as ``save_pretrained`` writes it,
-``hub:OWNER/NAME`` fetches one. No code that comes with a model is ever run (``trust_remote_code`` stays off) and no pickle is read:
-weights are safetensors or are refused. Whatever the architecture, it is one
+``hub:OWNER/NAME`` fetches one. No code that comes with a model is ever run (``trust_remote_code`` stays off) and no
+pickle is read: weights are safetensors or are refused. Whatever the architecture, it is one
 :class:`~genrec.content.contracts.PictureMaker`; arguments that a pipeline's call does not know are left out.
 """
 

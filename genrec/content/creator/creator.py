@@ -2,8 +2,8 @@
 
 Best is preference * (likeness to the user's taste) + (1 - preference) * (likeness to the words), both cosines in the
 image-text encoder's space (GeneRec, section 4.2, with the trade-off between personal and faithful named). The taste
-that steers the making, and that chooses, is the user's vector, the vector of the item that the recommender would name next, or
-both. A draft is not for showing: the fidelity checks come after.
+that steers the making, and that chooses, is the user's vector, the vector of the item that the recommender would
+name next, or both. A draft is not for showing: the fidelity checks come after.
 """
 
 from __future__ import annotations

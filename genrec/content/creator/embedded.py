@@ -1,9 +1,9 @@
 """The embedded picture maker: the shipped network, sampled on a CPU in about a second.
 
 Rectified flow is integrated by Euler steps with classifier-free guidance (Ho & Salimans 2022). Words and taste are
-guided apart and added (composable diffusion, Liu et al. 2022): each was trained with and without the other, so a taste can
-pull a picture without the words being lost. Each picture's noise has its own seed: the same seed makes the same
-picture, however many are made beside it.
+guided apart and added (composable diffusion, Liu et al. 2022): each was trained with and without the other, so a
+taste can pull a picture without the words being lost. Each picture's noise has its own seed: the same seed makes the
+same picture, however many are made beside it.
 
 Shapes: B pictures, G guided branches, P patches, C components, E text width.
 """

@@ -1,8 +1,8 @@
 """The creator's training on Ray Train workers: the same loop, its network wrapped in DDP.
 
 Each worker reads the corpus itself and draws its own batches, so a step sees ``workers`` times as many examples.
-Checkpoints are the loop's own, in the output directory, which all nodes must share; a group that lost a worker starts anew from
-the last one.
+Checkpoints are the loop's own, in the output directory, which all nodes must share; a group that lost a
+worker starts anew from the last one.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Super-resolution of the creator's pictures: 32 px to 256 px in one step, trained on the corpus's own large drawings.
 
-A small residual network at 32 px whose last layer gives the 8 x 8 pixels of each pixel (sub-pixel convolution, Shi
-et al. 2016), added to the bicubic enlargement. It is trained on what the latent code leaves of a drawing, with noise on the
-latents, so that it mends the creator's blocks and blur as well. The ready-made ESRGAN-slim networks were tried first:
-trained on photographs, they keep the stairs of a 32-px drawing.
+A small residual network at 32 px whose last layer gives the 8 x 8 pixels of each pixel (sub-pixel convolution, Shi et
+al. 2016), added to the bicubic enlargement. It is trained on what the latent code leaves of a drawing, with noise on
+the latents, so that it mends the creator's blocks and blur as well. The ready-made ESRGAN-slim networks were tried
+first: trained on photographs, they keep the stairs of a 32-px drawing.
 
 Shapes: B batch, H = W = 32, S scale (8).
 """
