@@ -39,18 +39,18 @@ class SeenItems:
 
 
 def padded_histories(
-    interactions: Interactions, users: ArrayLike, split: Moment, max_history: int
+    interactions: Interactions, users: ArrayLike, split: Moment, max_history: int | None
 ) -> NDArray[np.int64]:
-    """int64 [U', T = max_history]: each user's last items before the moment, oldest first, padded right.
+    """int64 [U', T]: each user's last ``max_history`` items (None: all) before the moment, oldest first, padded right.
 
-    A user without a target in that split has an empty history.
+    T is the longest of these histories, and 1 if all are empty. A user without a target in that split has none.
     """
     begin, end = _bounds(interactions, users, split)
-    start = np.maximum(begin, end - max_history)
-    position_UT = start[:, None] + np.arange(max_history)
-    last = max(len(interactions.items) - 1, 0)
-    inside_UT = position_UT < end[:, None]
-    return np.where(inside_UT, interactions.items[np.minimum(position_UT, last)], PAD_ITEM).astype(np.int64)
+    lengths = end - begin if max_history is None else np.minimum(end - begin, max_history)
+    steps_T = np.arange(max(int(lengths.max(initial=0)), 1))
+    inside_UT = steps_T < lengths[:, None]
+    index_UT = np.where(inside_UT, (end - lengths)[:, None] + steps_T, 0)
+    return np.where(inside_UT, interactions.items[index_UT], PAD_ITEM).astype(np.int64)
 
 
 def seen_items(interactions: Interactions, users: ArrayLike, split: Moment) -> SeenItems:

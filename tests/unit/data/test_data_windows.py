@@ -23,7 +23,7 @@ def interactions_of(sequences):
 @settings(deadline=None)
 @given(
     st.lists(st.lists(st.integers(0, N - 1), min_size=1, max_size=9), min_size=1, max_size=8),
-    st.integers(1, 12),
+    st.none() | st.integers(1, 12),
     st.sampled_from(["train", "valid", "test", "all"]),
     st.data(),
 )
@@ -32,7 +32,7 @@ def test_histories_and_seen_items(sequences, width, split, data):
     users = data.draw(st.lists(st.integers(0, len(sequences) - 1), max_size=6))
     padded = padded_histories(log, users, split, width)
     seen = seen_items(log, users, split)
-    assert padded.shape == (len(users), width)
+    longest = 1
     assert padded.dtype == np.int64
     assert len(seen) == len(users)
     for row, user in enumerate(users):
@@ -43,8 +43,10 @@ def test_histories_and_seen_items(sequences, width, split, data):
             "test": log.history(user, "test").tolist(),
         }[split]
         assert seen[row].tolist() == past
-        last = past[-width:]
-        assert padded[row].tolist() == last + [PAD_ITEM] * (width - len(last))
+        last = past if width is None else past[-width:]
+        longest = max(longest, len(last))
+        assert padded[row].tolist() == last + [PAD_ITEM] * (padded.shape[1] - len(last))
+    assert padded.shape == (len(users), longest)
 
 
 def test_padding_is_the_models_padding():
