@@ -1,0 +1,129 @@
+"""What "the second one", "it" or "the Jaws poster" refer to in the list that is before the user."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from genrec.content.instructor.catalog_view import CatalogView, plain_title
+from genrec.content.instructor.words import content_words, fold, words
+
+Kind = Literal["none", "place", "title", "this"]
+KINDS: tuple[Kind, ...] = ("none", "place", "title", "this")
+
+_ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")
+_CARDINALS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+_THING = (
+    r"(?:one|item|picture|pic|image|photo|poster|cover|card|thumbnail|movie|film|title|result|option|suggestion|entry|"
+    r"choice|pick|recommendation|product|thing|drawing|video|clip|row|tile)"
+)
+_ORDINAL = re.compile(
+    rf"\b(?:the |that |your |ur )?({'|'.join(_ORDINALS)}|\d{{1,2}}(?:st|nd|rd|th))"
+    rf"(?= {_THING}\b|[ ,.;:!?]*$|,| (?:from|in|on|of|and|but|to|into|look|please|pls|as|with|without)\b)"
+)
+_NUMBER = re.compile(
+    rf"(?:#|\b(?:number|no\.?|nr\.?|num|item|result|option|picture|pic|position|place|entry|card|poster) ?#?)"
+    rf" ?(\d{{1,2}}|{'|'.join(_CARDINALS)})\b"
+)
+_LAST = re.compile(
+    rf"\b(?:the )?(?:(second|third|next)[ -](?:to[ -])?(?:last)|(last|bottom|final|rightmost|lowest)) (?:of|{_THING})"
+)
+_LAST_BARE = re.compile(r"\b(?:the )?(last|bottom|final) one\b|\b(?:at|on) the (bottom|end)\b")
+_TOP = re.compile(
+    rf"\b(?:the )?(top|topmost|leftmost|uppermost) (?:of|{_THING})|\b(?:at|on) the (?:very )?(top|beginning|start)\b"
+)
+_MIDDLE = re.compile(rf"\b(?:the )?middle {_THING}\b|\bthe (?:one|{_THING}) in the middle\b")
+_FROM_END = re.compile(rf"\b({'|'.join(_ORDINALS)}) (?:{_THING} )?from (?:the )?(?:bottom|end|right|last)\b")
+_THIS = re.compile(
+    rf"\b(?:it|its|this|that|these|those|them|the same|same|(?:this|that) {_THING}|the {_THING})\b", re.IGNORECASE
+)
+_NOT_THIS = re.compile(
+    r"\b(?:it's|it is) (?:for|my|a gift)\b|\bthat (?:is|has|was|are|makes?|looks?|says|fits|would)\b"
+)
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What a text points at.
+
+    Attributes:
+        kind: how it points: not at all, by place, by title, or by "this".
+        item: the item; None where it cannot be told.
+        words: those that point.
+        beyond: it names a place that the list does not have.
+    """
+
+    kind: Kind = "none"
+    item: int | None = None
+    words: str = ""
+    beyond: bool = False
+
+
+def resolve(text: str, shown: Sequence[int], catalog: CatalogView, *, antecedent: int | None = None) -> Reference:
+    """What ``text`` refers to.
+
+    Args:
+        text: the user's words.
+        shown: the list before the user, best first.
+        catalog: has the titles.
+        antecedent: the item that an earlier turn pointed at.
+    """
+    folded = fold(text)
+    place = _place(folded, len(shown))
+    if place is not None:
+        number, said = place
+        if not shown:
+            return Reference("place", None, said, beyond=True)
+        inside = -len(shown) <= number < len(shown)
+        return Reference("place", shown[number] if inside else None, said, beyond=not inside)
+    named = _titled(folded, shown, catalog)
+    if named is not None:
+        return Reference("title", named, plain_title(catalog.titles[named]))
+    match = _THIS.search(_NOT_THIS.sub(" ", folded))
+    if match:
+        item = antecedent if antecedent is not None else (shown[0] if len(shown) == 1 else None)
+        return Reference("this", item, match[0])
+    return Reference()
+
+
+def _place(folded: str, length: int) -> tuple[int, str] | None:
+    """The place in the list, from 0, negative from its end."""
+    match = _FROM_END.search(folded)
+    if match:
+        return -_ORDINALS.index(match[1]) - 1, match[0]
+    match = _LAST.search(folded)
+    if match:
+        back = {"second": 2, "next": 2, "third": 3}.get(match[1] or "", 1)
+        return -back, match[0]
+    match = _LAST_BARE.search(folded)
+    if match:
+        return -1, match[0]
+    match = _MIDDLE.search(folded)
+    if match and length:
+        return (length - 1) // 2, match[0]
+    match = _NUMBER.search(folded)
+    if match:
+        word = match[1]
+        return (int(word) if word.isdigit() else _CARDINALS.index(word) + 1) - 1, match[0]
+    match = _ORDINAL.search(folded)
+    if match:
+        word = match[1]
+        digits = re.match(r"\d+", word)
+        return (int(digits[0]) if digits else _ORDINALS.index(word) + 1) - 1, match[0]
+    match = _TOP.search(folded)
+    return (0, match[0]) if match else None
+
+
+def _titled(folded: str, shown: Sequence[int], catalog: CatalogView) -> int | None:
+    """The shown item whose title the text says: all of its words, in their order."""
+    said = f" {' '.join(words(folded))} "
+    best, length = None, 0
+    for item in shown:
+        title = plain_title(catalog.titles[item])
+        for name in (title, title.split(":")[0]):
+            spelled = " ".join(words(name))
+            if content_words(name) and f" {spelled} " in said and len(spelled) > length:
+                best, length = item, len(spelled)
+    return best

@@ -1,0 +1,87 @@
+"""Tagged tokens to slots: spans of the text, trimmed and named as creator and editor expect them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genrec.content.contracts import Medium
+from genrec.content.instructor.heads import SPANS, TAGS
+from genrec.content.instructor.words import fold
+
+MEDIUM_WORDS: tuple[tuple[Medium, str], ...] = (
+    (
+        "video",
+        r"video|clip|animation|animated gif|gif|short film|reel|moving|motion|loop|teaser|trailer|boomerang|film",
+    ),
+    ("card", r"card|blurb|description|text|summary|caption|tagline|title|copy|wording|synopsis|slogan|headline"),
+    (
+        "image",
+        r"picture|image|drawing|illustration|painting|photo|pic|poster|icon|sticker|portrait|sketch|artwork|graphic|"
+        r"rendering|render|wallpaper|cover|logo|art|banner|thumbnail|doodle|artwork|postcard|print",
+    ),
+)
+_EDGE_WORDS = {
+    "target": r"^(?:of|for|me|us|to)\s+|\s+(?:please|pls|thanks)$",
+    "style": r"^(?:in|as|like|the style of|style of|a|an|the|of)\s+|\s+(?:style|look|version|vibe|feel|effect|filter)$",
+    "medium": r"^(?:a|an|the|some)\s+",
+    "constraint": r"^(?:and|but)\s+|\s+(?:and|but|please|pls)$",
+    "negative": r"^(?:no|not|without|any|a|an|the|but|except)\s+(?=\S)",
+}
+_PUNCTUATION = " \t\n,.;:!?\"'()[]-–—…"
+
+
+@dataclass(frozen=True)
+class Spans:
+    """What the tagger found in one text, by slot, in order."""
+
+    target: tuple[str, ...] = ()
+    style: tuple[str, ...] = ()
+    medium: tuple[str, ...] = ()
+    constraint: tuple[str, ...] = ()
+    negative: tuple[str, ...] = ()
+
+
+def spans_of(text: str, offsets: Sequence[tuple[int, int]], scores_TG: NDArray[np.float32]) -> Spans:
+    """The best tags as spans of ``text``; word pieces of one word share one tag."""
+    places: list[tuple[int, int, str]] = []
+    previous_end, previous = -1, "O"
+    for (begin, end), row in zip(offsets, scores_TG, strict=True):
+        inner = begin == previous_end and begin > 0 and text[begin - 1].isalnum() and text[begin].isalnum()
+        tag = previous if inner else TAGS[int(row.argmax())]
+        slot = tag[2:]
+        if tag != "O":
+            joined = places and places[-1][2] == slot and text[places[-1][1] : begin].strip() == ""
+            if joined and (inner or tag[0] == "I" or previous != "O"):
+                places[-1] = (places[-1][0], end, slot)
+            else:
+                places.append((begin, end, slot))
+        previous_end, previous = end, tag
+    found: dict[str, list[str]] = {slot: [] for slot in SPANS}
+    for begin, end, slot in places:
+        value = trimmed(text[begin:end], slot)
+        if value:
+            found[slot].append(value)
+    return Spans(**{slot: tuple(dict.fromkeys(values)) for slot, values in found.items()})
+
+
+def trimmed(value: str, slot: str) -> str:
+    """A span without punctuation and carrier words at its edges."""
+    value = value.strip(_PUNCTUATION)
+    for _ in range(3):
+        value = re.sub(_EDGE_WORDS[slot], "", value, flags=re.IGNORECASE).strip(_PUNCTUATION)
+    return re.sub(r"\s+", " ", value)
+
+
+def medium_of(values: Sequence[str]) -> Medium | None:
+    """The medium that tagged words name."""
+    for value in values:
+        folded = fold(value)
+        for medium, pattern in MEDIUM_WORDS:
+            if re.search(rf"\b(?:{pattern})s?\b", folded):
+                return medium
+    return None

@@ -1,0 +1,293 @@
+"""Training of the instructor's heads: instructions drawn from the grammar, wishes drawn from real catalogs.
+
+Templates are split by family: those held out choose the epoch and fit the calibration (a temperature for the intents; a
+scale and a shift for the sufficiency), so that probabilities are honest on wordings that training never saw.
+
+Shape letters: B texts, T tokens, G tags, F signs.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from genrec.content.instructor.catalog_view import CatalogView
+from genrec.content.instructor.catalogs import Items
+from genrec.content.instructor.generate import Example, Grammar, InstructionMaker, Said, assemble
+from genrec.content.instructor.heads import INTENTS, OPERATIONS, TAGS, Heads, HeadsConfig, InstructionHeads
+from genrec.content.instructor.reading import Reader, Reading
+from genrec.content.instructor.understanding import HeadsInput, facts_of, heads_input, run_heads
+from genrec.content.instructor.wishes import WishMaker
+from genrec.encoders.minilm import MiniLMEncoder
+
+logger = logging.getLogger(__name__)
+HELD_OUT = 0.12
+"""Share of template families kept for calibration."""
+NOT_SCORED = -100
+
+
+@dataclass(frozen=True)
+class TrainingPlan:
+    """Sizes of a training."""
+
+    instructions: int = 24_000
+    wishes: int = 9_000
+    epochs: int = 7
+    batch: int = 64
+    learning_rate: float = 1.5e-3
+    seed: int = 0
+    most_items: int = 2_500
+
+
+@dataclass(frozen=True)
+class _Labelled:
+    given: HeadsInput
+    intent: int
+    operation: int
+    continues: float
+    tags_T: NDArray[np.int64]
+    held_out: bool
+
+
+def train(
+    catalogs: Sequence[Items], plan: TrainingPlan, out: Path, encoder: MiniLMEncoder | None = None
+) -> dict[str, Any]:
+    """Train all heads and save them in ``out``.
+
+    Args:
+        catalogs: the first is drawn from most.
+        plan: sizes.
+        out: directory of the heads.
+        encoder: MiniLM; None: the installed package's.
+
+    Returns:
+        what was measured on held-out families.
+    """
+    began = time.monotonic()
+    torch.manual_seed(plan.seed)
+    encoder = encoder or MiniLMEncoder()
+    reader = Reader(encoder)
+    views = [_view(items, plan, encoder) for items in catalogs]
+    logger.info("catalogs embedded: %.0f s", time.monotonic() - began)
+    heads = Heads(HeadsConfig(encoder=encoder.identity))
+    shares = [0.7, *([0.3 / max(len(views) - 1, 1)] * (len(views) - 1))] if len(views) > 1 else [1.0]
+    examples: list[Example] = []
+    for number, (view, share) in enumerate(zip(views, shares, strict=True)):
+        examples += InstructionMaker(view, plan.seed + number).draw(int(plan.instructions * share))
+    labelled = _labelled(examples, reader)
+    logger.info("%d instructions read: %.0f s", len(labelled), time.monotonic() - began)
+    measured = fit_instruction_heads(heads, labelled, plan)
+    logger.info("instruction heads: %s, %.0f s", measured, time.monotonic() - began)
+    measured |= _fit_sufficiency(heads, views, plan, encoder)
+    measured["seconds"] = round(time.monotonic() - began, 1)
+    facts = {
+        "plan": vars(plan),
+        "catalogs": {items.name: min(len(items.titles), plan.most_items) for items in catalogs},
+        "held_out_families": measured,
+    }
+    heads.save(out, facts)
+    logger.info("heads saved in %s: %s", out, measured)
+    return measured
+
+
+def _view(items: Items, plan: TrainingPlan, encoder: MiniLMEncoder) -> CatalogView:
+    kept = np.arange(len(items.titles))
+    if len(kept) > plan.most_items:
+        kept = np.sort(np.random.default_rng(plan.seed).choice(kept, plan.most_items, replace=False))
+    return CatalogView.build([items.titles[i] for i in kept], [items.texts[i] for i in kept], encoder)
+
+
+def _is_held_out(family: str) -> bool:
+    return zlib.crc32(family.encode()) % 1000 < HELD_OUT * 1000
+
+
+def _labelled(examples: Sequence[Example], reader: Reader) -> list[_Labelled]:
+    texts = sorted({said.text for example in examples for said in (example.said, *example.turns)}, key=len)
+    readings: dict[str, Reading] = {}
+    for begin in range(0, len(texts), 128):
+        for reading in reader.read(texts[begin : begin + 128]):
+            readings[reading.text] = replace(reading, states_TD=reading.states_TD.astype(np.float16))
+    return [_label(example, readings) for example in examples]
+
+
+def _label(example: Example, readings: dict[str, Reading]) -> _Labelled:
+    turns = [readings[turn.text] for turn in example.turns]
+    reading = readings[example.said.text]
+    facts_C = facts_of(example.instruction, example.reference, example.earlier_item)
+    facts_C[2] = float(example.picture)
+    tags = [_tags(said, read) for said, read in zip((*example.turns, example.said), (*turns, reading), strict=True)]
+    return _Labelled(
+        given=heads_input(reading, turns, facts_C),
+        intent=INTENTS.index(example.intent),
+        operation=NOT_SCORED if example.operation is None else OPERATIONS.index(example.operation),
+        continues=float("nan") if example.continues is None else float(example.continues),
+        tags_T=np.concatenate(tags),
+        held_out=_is_held_out(example.said.family),
+    )
+
+
+def _tags(said: Said, reading: Reading) -> NDArray[np.int64]:
+    """int64 [T], the tag of each token."""
+    tags = np.zeros(len(reading.offsets), np.int64)
+    for begin, end, slot in said.spans:
+        place = "B"
+        for token, (token_begin, token_end) in enumerate(reading.offsets):
+            if token_begin < end and token_end > begin:
+                tags[token] = TAGS.index(f"{place}-{slot}")
+                place = "I"
+    return tags
+
+
+def fit_instruction_heads(heads: Heads, labelled: Sequence[_Labelled], plan: TrainingPlan) -> dict[str, float]:
+    """Train intent, operation, continuation and tags; keep the epoch that is best on held-out families; calibrate."""
+    training = [each for each in labelled if not each.held_out]
+    held_out = [each for each in labelled if each.held_out]
+    network = heads.instruction
+    optimizer = torch.optim.AdamW(network.parameters(), lr=plan.learning_rate, weight_decay=0.02)
+    steps = plan.epochs * -(-len(training) // plan.batch)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, plan.learning_rate, total_steps=steps, pct_start=0.1)
+    order = np.random.default_rng(plan.seed)
+    best, kept = float("inf"), {name: value.clone() for name, value in network.state_dict().items()}
+    for epoch in range(plan.epochs):
+        network.train()
+        for rows in _batches(training, plan.batch, order):
+            loss = _loss(network, [training[row] for row in rows])
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+            optimizer.step()
+            schedule.step()
+        network.eval()
+        with torch.inference_mode():
+            losses = [_loss(network, held_out[begin : begin + 256]) for begin in range(0, len(held_out), 256)]
+        value = float(torch.stack(losses).mean())
+        logger.info("epoch %d: held-out loss %.4f", epoch + 1, value)
+        if value < best:
+            best, kept = value, {name: weight.clone() for name, weight in network.state_dict().items()}
+    network.load_state_dict(kept)
+    return _calibrate_intents(heads, held_out)
+
+
+def _batches(training: Sequence[_Labelled], size: int, order: np.random.Generator) -> list[NDArray[np.int64]]:
+    """Rows of like length together, batches in random order."""
+    lengths = np.array([len(each.tags_T) for each in training]) + order.random(len(training)) * 4
+    rows = np.argsort(lengths)
+    batches = [rows[begin : begin + size] for begin in range(0, len(rows), size)]
+    order.shuffle(batches)  # type: ignore[arg-type]
+    return batches
+
+
+def _loss(network: InstructionHeads, batch: Sequence[_Labelled]) -> Tensor:
+    intents, operations, continues, tags = run_heads(network, [each.given for each in batch])
+    tags_BT = torch.full(tags.shape[:2], NOT_SCORED)
+    for row, each in enumerate(batch):
+        tags_BT[row, : len(each.tags_T)] = torch.from_numpy(each.tags_T)
+    loss = functional.cross_entropy(intents, torch.tensor([each.intent for each in batch]), label_smoothing=0.03)
+    loss = loss + functional.cross_entropy(tags.flatten(0, 1), tags_BT.flatten(), ignore_index=NOT_SCORED)
+    known = torch.tensor([each.operation for each in batch])
+    if bool((known != NOT_SCORED).any()):
+        loss = loss + 0.5 * functional.cross_entropy(operations, known, ignore_index=NOT_SCORED)
+    held = torch.tensor([each.continues for each in batch])
+    told = ~held.isnan()
+    if bool(told.any()):
+        loss = loss + 0.3 * functional.binary_cross_entropy_with_logits(continues[told], held[told])
+    return loss
+
+
+def _calibrate_intents(heads: Heads, held_out: Sequence[_Labelled]) -> dict[str, float]:
+    """Fit the temperature on held-out families and measure there."""
+    logits, operations, right_tags, tags = [], [], 0, 0
+    with torch.inference_mode():
+        for begin in range(0, len(held_out), 256):
+            batch = held_out[begin : begin + 256]
+            intents_BI, operations_BO, _, tags_BTG = run_heads(heads.instruction, [each.given for each in batch])
+            logits.append(intents_BI)
+            operations.append(operations_BO)
+            for row, each in enumerate(batch):
+                found = tags_BTG[row, : len(each.tags_T)].argmax(-1).numpy()
+                right_tags, tags = right_tags + int((found == each.tags_T).sum()), tags + len(found)
+    logits_BI = torch.cat(logits)
+    truth_B = torch.tensor([each.intent for each in held_out])
+    temperature = best_of(
+        np.geomspace(0.5, 4.0, 60), lambda value: float(functional.cross_entropy(logits_BI / value, truth_B))
+    )
+    heads.config = replace(heads.config, temperature=round(temperature, 4))
+    known = torch.tensor([each.operation for each in held_out])
+    scored = known != NOT_SCORED
+    right = torch.cat(operations).argmax(-1)[scored] == known[scored]
+    return {
+        "intent_accuracy": round(float((logits_BI.argmax(-1) == truth_B).float().mean()), 4),
+        "operation_accuracy": round(float(right.float().mean()), 4) if bool(scored.any()) else 0.0,
+        "tag_accuracy": round(right_tags / max(tags, 1), 4),
+        "temperature": round(temperature, 4),
+        "instructions": len(held_out),
+    }
+
+
+def best_of(values: NDArray[np.float64], loss: Callable[[float], float]) -> float:
+    """The value of least loss."""
+    return float(min(values, key=loss))
+
+
+def _fit_sufficiency(
+    heads: Heads, views: Sequence[CatalogView], plan: TrainingPlan, encoder: MiniLMEncoder
+) -> dict[str, float]:
+    signs_BF, truth_B, held_out_B = judged_wishes(views, plan, encoder)
+    head = heads.sufficiency
+    training = torch.from_numpy(~held_out_B)
+    signs, truth = torch.from_numpy(signs_BF), torch.from_numpy(truth_B)
+    head.mean.copy_(signs[training].mean(0))
+    head.scale.copy_(signs[training].std(0).clamp_min(1e-3))
+    optimizer = torch.optim.AdamW(head.parameters(), lr=5e-3, weight_decay=0.05)
+    for _ in range(600):
+        rows = torch.randint(0, int(training.sum()), (512,))
+        loss = functional.binary_cross_entropy_with_logits(head(signs[training][rows]), truth[training][rows])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    with torch.inference_mode():
+        logits, expected = head(signs[~training]), truth[~training]
+        grid = [(scale, shift) for scale in np.geomspace(0.4, 2.0, 30) for shift in np.linspace(-1, 1, 21)]
+        scale, shift = min(
+            grid,
+            key=lambda each: float(functional.binary_cross_entropy_with_logits(logits * each[0] + each[1], expected)),
+        )
+        accuracy = float(((logits * scale + shift > 0).float() == expected).float().mean())
+    heads.config = replace(
+        heads.config, sufficiency_scale=round(float(scale), 4), sufficiency_shift=round(float(shift), 4)
+    )
+    return {"sufficiency_accuracy": round(accuracy, 4), "wishes": int(held_out_B.sum())}
+
+
+def judged_wishes(
+    views: Sequence[CatalogView], plan: TrainingPlan, encoder: MiniLMEncoder
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_]]:
+    """Signs [B, F] of searches for wishes, whether each is satisfied [B], and which are held out [B]."""
+    signs, truth, held_out = [], [], []
+    shares = [0.7, *([0.3 / max(len(views) - 1, 1)] * (len(views) - 1))] if len(views) > 1 else [1.0]
+    for number, (view, share) in enumerate(zip(views, shares, strict=True)):
+        draw = np.random.default_rng(plan.seed + number)
+        instructions = InstructionMaker(view, plan.seed + 100 + number)
+        maker = WishMaker(view, instructions.rng)
+        grammar = Grammar(instructions.rng)
+        subjects = [assemble(grammar.pieces("<subject>"))[0] for _ in range(400)]
+        masks = [draw.random(len(view)) < 0.3 for _ in range(20)]
+        wishes = [(maker.judged(masks[i % 20], subjects), masks[i % 20]) for i in range(int(plan.wishes * share))]
+        embeddings = encoder.encode([wish.target for wish, _ in wishes])
+        for (wish, hidden_N), embedding in zip(wishes, embeddings, strict=True):
+            found = view.search(wish.target, 10, constraints=wish.constraints, embedding=embedding, hidden=hidden_N)
+            signs.append(found.signs)
+            truth.append(float(wish.satisfied))
+            held_out.append(zlib.crc32(wish.target.encode()) % 5 == 0)
+    return np.stack(signs), np.array(truth, np.float32), np.array(held_out)

@@ -1,0 +1,237 @@
+"""Wishes drawn from a catalog: its titles, their words, kinds and years, and things that it has nothing for.
+
+Two uses: as the target of a training instruction (:meth:`WishMaker.words`), and with a truth for the head of sufficiency
+(:meth:`WishMaker.judged`): some items are hidden, so that titles of real items are wishes that nothing satisfies.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections import defaultdict
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.resources import files
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+
+from genrec.content.instructor.catalog_view import CatalogView, plain_title
+from genrec.content.instructor.words import content_words, words
+
+KINDS_SAID = {
+    "Action": ["action", "explosions", "action packed"],
+    "Adventure": ["adventure", "adventurous"],
+    "Animation": ["animated", "cartoon", "animation"],
+    "Children's": ["children's", "kids", "family"],
+    "Comedy": ["comedy", "funny", "hilarious", "comedic"],
+    "Crime": ["crime", "gangster", "mafia"],
+    "Documentary": ["documentary", "doc"],
+    "Drama": ["drama", "dramatic", "sad", "moving"],
+    "Fantasy": ["fantasy", "magical"],
+    "Film-Noir": ["film noir", "noir"],
+    "Horror": ["horror", "scary", "spooky", "creepy"],
+    "Musical": ["musical", "singing"],
+    "Mystery": ["mystery", "whodunit", "detective"],
+    "Romance": ["romance", "romantic", "love"],
+    "Sci-Fi": ["sci-fi", "science fiction", "space", "scifi", "futuristic"],
+    "Thriller": ["thriller", "suspense", "suspenseful"],
+    "War": ["war", "military"],
+    "Western": ["western", "cowboy"],
+}
+"""MovieLens' kinds as people say them."""
+_LABELS = (
+    "good",
+    "great",
+    "classic",
+    "short",
+    "light",
+    "weird",
+    "clever",
+    "forgotten",
+    "decent",
+    "slow",
+    "popular",
+    "",
+)
+_THINGS = ("movie", "film", "flick", "one", "movie", "film", "story")
+_LATER_TITLES = ["The Matrix", "Inception", "Harry Potter", "Shrek", "Frozen", "Avatar", "Gladiator", "Finding Nemo", "The Lord of the Rings", "Parasite", "La La Land", "Interstellar", "The Hangover", "Twilight", "Spider-Man", "Black Panther", "Coco", "Amélie", "Memento", "Fight Club", "The Sixth Sense", "American Beauty", "Donnie Darko", "Kill Bill", "The Incredibles", "Wall-E", "Inside Out", "Dune", "Barbie", "Oppenheimer", "Get Out", "Whiplash", "Gravity", "The Martian", "Mean Girls", "Superbad", "Moana", "Zootopia", "Deadpool", "Joker", "Roma", "Her", "Arrival"]
+"""Well-known films that are younger than MovieLens 100K."""
+
+
+@dataclass(frozen=True)
+class Wish:
+    """A wish with its truth: does an item that is not hidden satisfy it?"""
+
+    target: str
+    constraints: tuple[str, ...]
+    satisfied: bool
+    family: str
+
+
+class WishMaker:
+    """Draws wishes over one catalog."""
+
+    def __init__(self, view: CatalogView, rng: random.Random) -> None:
+        self.view = view
+        self.rng = rng
+        self.films = sum("Drama" in text for text in view.texts[:500]) > 20
+        self.topics = yaml.safe_load(files(__package__).joinpath("topics.yaml").read_text(encoding="utf-8"))
+
+    @cached_property
+    def _kinds(self) -> list[frozenset[str]]:
+        return [frozenset(kind for kind in KINDS_SAID if kind in text) for text in self.view.texts]
+
+    @cached_property
+    def _by_title(self) -> dict[str, list[int]]:
+        found: dict[str, list[int]] = defaultdict(list)
+        for item, title in enumerate(self.view.titles):
+            found[" ".join(words(plain_title(title)))].append(item)
+        return found
+
+    def title(self, item: int) -> str:
+        """A title as it is said: without year; of a long one, its beginning."""
+        title = plain_title(self.view.titles[item])
+        if self.films:
+            head = title.split(":")[0]
+            return head if len(head) > 3 and self.rng.random() < 0.5 else title
+        parts = re.sub(r"[,|/(\[].*", "", title).split()
+        return " ".join(parts[: self.rng.randint(2, 6)])
+
+    def words(self) -> str:
+        """A wish as the target of an instruction, whether it can be met or not."""
+        kind = self.rng.choices(["title", "kind", "topic", "keyword", "later", "person"], [38, 28, 14, 9, 8, 3])[0]
+        if not self.films and kind in ("kind", "later", "person"):
+            kind = "product"
+        return str(getattr(self, f"_{kind}")())
+
+    def _item(self) -> int:
+        return self.rng.randrange(len(self.view))
+
+    def _title(self) -> str:
+        return self.title(self._item())
+
+    def _article(self) -> str:
+        return self.rng.choice(["a ", "some ", "", "", "any ", "a "])
+
+    def _kind(self) -> str:
+        said = [self.rng.choice(KINDS_SAID[kind]) for kind in self._combination(self._item())]
+        label = self.rng.choice(_LABELS)
+        thing = self.rng.choice(_THINGS)
+        return self._article() + " ".join(filter(None, [label, *said, thing])).strip()
+
+    def _combination(self, item: int) -> list[str]:
+        kinds = sorted(self._kinds[item]) or ["Drama"]
+        return self.rng.sample(kinds, min(len(kinds), self.rng.choice([1, 1, 2])))
+
+    def _topic(self) -> str:
+        if not self.films:
+            return self._product()
+        met = [phrase for phrases in self.topics["met"].values() for phrase in phrases]
+        phrase = self.rng.choice(met if self.rng.random() < 0.6 else self.topics["absent"])
+        opening = ["a movie about {}", "{}", "a film with {}", "something about {}", "a story of {}", "the one with {}"]
+        return self.rng.choice(opening).format(phrase)
+
+    def _keyword(self) -> str:
+        own = content_words(plain_title(self.view.titles[self._item()])) or ["story"]
+        said = " ".join(self.rng.sample(own, min(len(own), self.rng.choice([1, 2]))))
+        opening = ["the one with {} in the title", "something with {}", "that {} film", "a film about {}", "{}"]
+        return self.rng.choice(opening if self.films else ["something with {}", "that {} thing", "{}"]).format(said)
+
+    def _later(self) -> str:
+        return self.rng.choice(_LATER_TITLES)
+
+    def _person(self) -> str:
+        who = self.rng.choice(["Hitchcock", "Tom Hanks", "Meryl Streep", "Kubrick", "Audrey Hepburn", "Bruce Willis"])
+        return self.rng.choice(["something with {}", "a {} film", "films by {}"]).format(who)
+
+    def _product(self) -> str:
+        title = re.sub(r"[,|/(\[].*", "", self.view.titles[self._item()])
+        parts = [part for part in title.split() if part.isalpha()] or ["cream"]
+        said = " ".join(parts[-self.rng.randint(1, 3) :]).lower()
+        return self._article() + self.rng.choice(["", "", "good ", "cheap ", "gentle ", "strong "]) + said
+
+    def judged(self, hidden_N: NDArray[np.bool_], subjects: list[str]) -> Wish:
+        """A wish with its truth where the items ``hidden_N`` are not there.
+
+        Args:
+            hidden_N: bool [N].
+            subjects: things that no catalog holds (a purple elephant on the moon).
+        """
+        kinds = ["title", "slip", "combination", "topic", "subject", "like", "keyword", "extended"]
+        weights = [28, 8, 22, 16, 8, 4, 6, 8] if self.films else [30, 8, 0, 0, 14, 4, 18, 8]
+        kind = self.rng.choices(kinds, weights)[0]
+        wish: Wish = getattr(self, f"_judged_{kind}")(hidden_N, subjects)
+        return wish
+
+    def _visible(self, item: int, hidden_N: NDArray[np.bool_]) -> bool:
+        own = " ".join(words(plain_title(self.view.titles[item])))
+        return any(not hidden_N[other] for other in self._by_title[own])
+
+    def _holding(self, wish: str, hidden_N: NDArray[np.bool_]) -> bool:
+        """Whether a visible item holds all content words of ``wish``."""
+        postings = [set(self.view._postings.get(word, ())) for word in content_words(wish)]
+        return bool(postings) and any(not hidden_N[item] for item in set.intersection(*postings))
+
+    def _judged_title(self, hidden_N: NDArray[np.bool_], _: list[str]) -> Wish:
+        if self.films and self.rng.random() < 0.12:
+            return Wish(self._later(), (), False, "later")
+        item = self._item()
+        said = self.title(item)
+        return Wish(said, (), self._visible(item, hidden_N) or self._holding(said, hidden_N), "title")
+
+    def _judged_like(self, hidden_N: NDArray[np.bool_], subjects: list[str]) -> Wish:
+        wish = self._judged_title(hidden_N, subjects)
+        said = self.rng.choice(["the movie {}", "something like {}", "{} film", "the one called {}"])
+        return Wish(said.format(wish.target), (), wish.satisfied, "like")
+
+    def _judged_slip(self, hidden_N: NDArray[np.bool_], subjects: list[str]) -> Wish:
+        from genrec.content.instructor.generate import slip
+
+        wish = self._judged_title(hidden_N, subjects)
+        return Wish(slip(wish.target, self.rng), (), wish.satisfied, "slip")
+
+    def _judged_extended(self, hidden_N: NDArray[np.bool_], subjects: list[str]) -> Wish:
+        """A real title and something that it is not: a sequel, another setting."""
+        item = self._item()
+        extra = self.rng.choice(["{} as a musical on ice", "{} with penguins", "an underwater {}", "{} starring my dog",
+                                 "{} in the stone age", "{} but everyone is a robot", "{} part nine"])  # fmt: skip
+        return Wish(extra.format(self.title(item)), (), False, "extended")
+
+    def _judged_combination(self, hidden_N: NDArray[np.bool_], _: list[str]) -> Wish:
+        if self.rng.random() < 0.55:
+            chosen = self._combination(self._item())
+        else:
+            chosen = self.rng.sample(sorted(KINDS_SAID), self.rng.choice([2, 3]))
+        begin, end, said_years = 0, 9999, ()
+        if self.rng.random() < 0.5:
+            begin = self.rng.choice([1930, 1940, 1950, 1960, 1970, 1980, 1990, 2000])
+            end = begin + 9
+            style = self.rng.randrange(3)
+            said_years = (f"from the {begin}s" if style else f"from {begin + 5}",)
+            if not style:
+                begin = end = begin + 5
+        kinds = set(chosen)
+        years_N = self.view._years_N
+        held = any(kinds <= self._kinds[item] and begin <= years_N[item] <= end for item in np.flatnonzero(~hidden_N))
+        said = [self.rng.choice(KINDS_SAID[kind]) for kind in chosen]
+        label = self.rng.choice(_LABELS)
+        target = " ".join(filter(None, [self._article().strip(), label, *said, self.rng.choice(_THINGS)]))
+        return Wish(target, said_years, held, "combination")
+
+    def _judged_topic(self, hidden_N: NDArray[np.bool_], _: list[str]) -> Wish:
+        opening = self.rng.choice(["a movie about {}", "{}", "a film with {}", "the one with {}"])
+        if self.rng.random() < 0.4:
+            return Wish(opening.format(self.rng.choice(self.topics["absent"])), (), False, "topic")
+        title, phrases = self.rng.choice(sorted(self.topics["met"].items()))
+        held = [item for name, items in self._by_title.items() if " ".join(words(title)) in name for item in items]
+        satisfied = any(not hidden_N[item] for item in held)
+        return Wish(opening.format(self.rng.choice(phrases)), (), satisfied, "topic")
+
+    def _judged_subject(self, _: NDArray[np.bool_], subjects: list[str]) -> Wish:
+        return Wish(self.rng.choice(subjects), (), False, "subject")
+
+    def _judged_keyword(self, hidden_N: NDArray[np.bool_], _: list[str]) -> Wish:
+        said = self._keyword() if self.films else self._product()
+        return Wish(said, (), self._holding(said, hidden_N), "keyword")

@@ -1,0 +1,118 @@
+"""Words as the catalog's search sees them: folded, cut to stems, without those that say nothing of the thing.
+
+Also the years and decades that a wish names. English only: other languages go through the sentence embedding alone.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+_WORD = re.compile(r"[a-z0-9]+(?:'[a-z]+)?")
+_DECADES = {
+    "twenties": 1920,
+    "thirties": 1930,
+    "forties": 1940,
+    "fifties": 1950,
+    "sixties": 1960,
+    "seventies": 1970,
+    "eighties": 1980,
+    "nineties": 1990,
+}
+_DECADE = re.compile(r"\b(?:(early|mid|late)[ -])?(?:the )?(?:(19|20)(\d0)|'?(\d0))'?s\b")
+_DECADE_WORD = re.compile(rf"\b(?:(early|mid|late)[ -])?({'|'.join(_DECADES)})\b")
+_BETWEEN = re.compile(r"\b(?:between|from) ((?:19|20)\d\d) (?:and|to|until) ((?:19|20)\d\d)\b")
+_BEFORE = re.compile(
+    r"\b(?:before|pre|older than|earlier than|prior to)[ -](?:the )?((?:19|20)\d\d|\d0s|[a-z]+ies)(?:s\b)?"
+)
+_AFTER = re.compile(r"\b(?:after|since|newer than|later than|post)[ -](?:the )?((?:19|20)\d\d)\b")
+_YEAR = re.compile(r"\b((?:19|20)\d\d)\b")
+FIRST_YEAR, LAST_YEAR = 1880, 2100
+
+_STOP_WORDS = """
+a an the of in on at to for from with by and or but is are was were be been am i i'm i'd i'll i've me my mine we
+us our you your it its it's he his him she her they them their this that these those there here what which who
+whose whom how when where why as if so than then too very really just any some all also not no nor do does did
+done have has had can could would should will shall may might must let lets let's get got give gave find search
+look looking show want wanted need like love please plz pls thanks thank hey hi hello ok okay something anything
+thing things stuff one ones movie movies film films flick flicks picture pictures product products item items
+title titled called named about around into kind sort type bit more most much many good great best nice watch
+see buy recommend suggest set star starring made make where's what's that's don't dont doesn't isn't out up down
+over again other another only still even ever own same such between both each few go going gonna wanna gotta
+feel feels feeling mood tonight today evening weekend plus via etc pick option options someone somebody people's
+year years old era decade time happen happens seen catalog catalogue list selection collection available shop
+store offer carry stock
+"""
+STOP = frozenset(_STOP_WORDS.split())
+"""Function words, and the words that carry a wish without being part of it."""
+
+
+def fold(text: str) -> str:
+    """Lower case, accents off, quotes straight."""
+    text = unicodedata.normalize("NFKD", text.replace("\u2019", "'").replace("\u2018", "'"))
+    return "".join(char for char in text if not unicodedata.combining(char)).lower()
+
+
+def stem(word: str) -> str:
+    """A light stem: possessive and plural off."""
+    word = word.removesuffix("'s").replace("'", "")
+    if len(word) > 4 and word.endswith("ies"):
+        return word[:-3] + "y"
+    if len(word) > 4 and word.endswith(("sses", "shes", "ches", "xes")):
+        return word[:-2]
+    if len(word) > 3 and word.endswith("s") and not word.endswith(("ss", "us", "is")):
+        return word[:-1]
+    return word
+
+
+def words(text: str) -> list[str]:
+    """Stems of all words, in order."""
+    return [stem(word) for word in _WORD.findall(fold(text))]
+
+
+def content_words(text: str) -> list[str]:
+    """Distinct stems of the words that say something of the thing, in order."""
+    return list(dict.fromkeys(stem(word) for word in _WORD.findall(fold(text)) if word not in STOP))
+
+
+def years(text: str) -> tuple[tuple[int, int] | None, str]:
+    """The span of years that a text names, and the text without it.
+
+    Returns:
+        first and last year (None: no years named), and what is left of the folded text.
+    """
+    folded = fold(text)
+    for pattern, span in (
+        (_BETWEEN, lambda m: (int(m[1]), int(m[2]))),
+        (_BEFORE, _before),
+        (_AFTER, lambda m: (int(m[1]) + 1, LAST_YEAR)),
+        (_DECADE, _decade),
+        (_DECADE_WORD, lambda m: _part(_DECADES[m[2]], m[1])),
+        (_YEAR, lambda m: (int(m[1]), int(m[1]))),
+    ):
+        match = pattern.search(folded)
+        found = span(match) if match else None
+        if match and found:
+            return found, folded[: match.start()] + " " + folded[match.end() :]
+    return None, folded
+
+
+def _part(begin: int, part: str | None) -> tuple[int, int]:
+    low, high = {"early": (0, 3), "mid": (4, 6), "late": (7, 9)}.get(part or "", (0, 9))
+    return begin + low, begin + high
+
+
+def _decade(match: re.Match[str]) -> tuple[int, int]:
+    begin = int(match[2] + match[3]) if match[2] else int("19" + match[4])
+    if not match[2] and int(match[4]) < 20:
+        begin += 100  # the 00s and 10s
+    return _part(begin, match[1])
+
+
+def _before(match: re.Match[str]) -> tuple[int, int] | None:
+    word = match[1]
+    if word.isdigit():
+        return FIRST_YEAR, int(word) - 1
+    if word.endswith("0s"):
+        return FIRST_YEAR, int("19" + word[:2]) - 1
+    return (FIRST_YEAR, _DECADES[word] - 1) if word in _DECADES else None
