@@ -45,9 +45,16 @@ class Done:
 InstructionEvent = Decided | Progress | ItemTold | Done
 
 
-_FAULTS = {"timeout": 504, "overloaded": 503, "unavailable": 503, "not_ready": 503}
-_MENDABLE = ("unknown_", "invalid_")
-"""Beginnings of codes that speak of the request."""
+_STATUSES = {
+    "timeout": 504,
+    "overloaded": 503,
+    "unavailable": 503,
+    "not_ready": 503,
+    "unknown_user": 404,
+    "unknown_item": 404,
+    "invalid_request": 422,
+}
+"""What the status would have been, had it not been sent before."""
 
 
 def server_sent(lines: Iterable[str]) -> Iterator[tuple[str, str]]:
@@ -91,5 +98,4 @@ def event_of(name: str, data: str, request_id: str | None = None) -> Instruction
     except (ValueError, KeyError, TypeError) as error:
         message = f"event {name!r} cannot be read; client and service may differ in version: {error}"
         raise BrokenError(message, code="unexpected_reply", request_id=request_id) from None
-    status = _FAULTS.get(code, 422 if code.startswith(_MENDABLE) else 500)
-    raise error_of(status, message, code=code, field=field, request_id=request_id)
+    raise error_of(_STATUSES.get(code, 500), message, code=code, field=field, request_id=request_id)

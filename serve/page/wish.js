@@ -98,7 +98,7 @@ async function wish(text, onFault) {
         view.decided(event.data);
       }
       else if (event.name === "progress") view.progress(event.data);
-      else if (event.name === "error") throw new Failure(event.data.error.code === "timeout" ? 504 : 500, event.data.error);
+      else if (event.name === "error") throw new Failure(event.data.error.code === "invalid_request" ? 422 : 500, event.data.error);
       else if (event.name === "done") finished = settle(event.data, text, view);
     }
     if (!finished) throw new Failure(0, { code: "unreachable", message: "the connection ended before the answer" });
@@ -127,7 +127,9 @@ function settle(reply, text, view) {
   if (action === "clarify") view.end("Waiting for your answer.");
   else if (made.length) view.end(`Made and checked: ${made.map((item) => `“${item.title}”`).join(", ")}.`);
   else if (action === "retrieve") view.end(found ? `${found} from the catalog.` : "Nothing in the catalog fits.");
+  else if (reply.note) view.end(found ? "Nothing could be made. Here is what the catalog has." : "Nothing could be made.");
   else view.end(`What was made did not pass the checks, so it is not shown.${found ? " Here is what the catalog has." : " Say it in other words."}`);
+  if (reply.note) view.add(reply.note);
   view.refused(reply.refused ?? []);
   find("wish-text").value = "";
   detach();
@@ -140,6 +142,7 @@ class Progress {
   constructor(text) {
     this.decision = { action: "retrieve" };
     this.told = -1;
+    this.done = 0;
     this.headline = h("p.decision-headline", {}, "Reading your wish…");
     this.words = h("span.progress-words", {}, "Deciding");
     this.meter = h("progress", { max: 1, "aria-label": "Progress of your wish" });
@@ -165,11 +168,17 @@ class Progress {
   }
 
   progress({ share, what }) {
-    if (Number.isFinite(share)) this.meter.value = Math.min(1, Math.max(0, share));
-    this.words.textContent = `${what ? what[0].toUpperCase() + what.slice(1) : "Working"} (${percent(share ?? 0)})`;
-    const quarter = Math.floor((share ?? 0) * 4);
+    this.done = Math.min(1, Math.max(this.done, share ?? 0)); // never backwards, though each part counts its own
+    this.meter.value = this.done;
+    this.words.textContent = `${what ? what[0].toUpperCase() + what.slice(1) : "Working"}, ${percent(this.done)}`;
+    const quarter = Math.floor(this.done * 4);
     if (quarter > this.told) tell(this.words.textContent);
     this.told = Math.max(quarter, this.told);
+  }
+
+  /** A further sentence about what came of it. */
+  add(text) {
+    this.work.append(h("p.progress-end", {}, text));
   }
 
   /** Why drafts were held back: the checks that they failed. */

@@ -133,7 +133,7 @@ def test_mistakes_are_errors_of_their_kind(client: Client, url: str) -> None:
         client.recommend(user_id="u1", k=1000)
     assert (refused.value.status, refused.value.field) == (422, "k")
     with pytest.raises(NotFoundError):
-        client.media("0" * 32)
+        client.media(f"asset:{0:032x}")
     with pytest.raises(RefusedError, match="picture"):
         list(client.instruct_events("this", picture=b"no picture"))
     with pytest.raises(NotFoundError) as streamed:
