@@ -15,7 +15,7 @@ from cluster.commands import environment, run_directory
 from genrec.config import Settings
 
 APPLICATION = "genrec"
-SERVED_SECTIONS = ("run", "serve")
+SERVED_SECTIONS = ("run", "serve", "content")
 
 
 def serve_config(settings: Settings) -> dict[str, Any]:
@@ -31,7 +31,8 @@ def serve_config(settings: Settings) -> dict[str, Any]:
         "http_options": {
             "host": "0.0.0.0",  # noqa: S104 (within the cluster's network; see above)
             "port": settings.serve.port or 8000,
-            "request_timeout_s": settings.serve.request_timeout_s + 5.0,  # the ingress answers 504 before
+            # The ingress answers 504 before.
+            "request_timeout_s": max(settings.serve.request_timeout_s, settings.serve.instruction_timeout_s) + 5.0,
         },
         "logging_config": {"encoding": "JSON"},
         "applications": [

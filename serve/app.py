@@ -31,7 +31,7 @@ from serve.content_parts import PARTS, HandleContent, bind_content, content_want
 from serve.journal import Journal
 from serve.keys import load_digests
 from serve.process import run_directory
-from serve.recommender import RecommenderReplica
+from serve.recommender import recommender_class
 from serve.rollout import DEFAULT_CATALOG, ROLLOUT_FILE, Rollouts
 from serve.store import FeedbackStore, store_url
 
@@ -106,7 +106,7 @@ def build(settings: Settings, bundle: Path) -> Application:
         max_ongoing_requests=limits.max_ongoing_requests,
         max_queued_requests=limits.max_queued_requests,
     )
-    recommender = _deployment("recommender", RecommenderReplica, part, limits).bind(start, limits, str(rollouts))
+    recommender = _deployment("recommender", recommender_class(limits), part, limits).bind(start, limits, str(rollouts))
     parts = bind_content(settings, start, _deployment) if content_wanted(settings) else {}
     # The ingress must take in more than the queues behind it hold: then it is they that refuse, and the refusal has
     # our shape and Retry-After.

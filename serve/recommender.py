@@ -8,11 +8,10 @@ stack by the replica, and would fail the batch that the request shares.
 """
 
 import asyncio
-import functools
 import math
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -200,9 +199,6 @@ class RecommenderReplica:
         self._cache: OrderedDict[tuple[str, RecommendRequest], Answer] = OrderedDict()
         self._bundle = Rollouts(Path(rollouts)).stable(bundle)
         self._logic = self._worker.submit(self._loaded, self._bundle).result()
-        # Serve's own cache of models, with a size from the settings; also what tells the router who holds which.
-        multiplexed: Any = serve.multiplexed(max_num_models_per_replica=limits.bundles_in_memory)
-        self._load: Callable[[str], Any] = functools.partial(multiplexed(RecommenderReplica._load_bundle), self)
         batching: Any = self._answer_batch
         batching.set_max_batch_size(limits.batch_size)
         batching.set_batch_wait_timeout_s(limits.batch_wait_s)
@@ -222,8 +218,7 @@ class RecommenderReplica:
     async def _model(self, bundle: str | None) -> RecommenderLogic:
         if bundle is None or bundle == self._bundle:
             return self._logic
-        logic: RecommenderLogic = await self._load(bundle)
-        return logic
+        return await self._load_bundle(bundle)
 
     async def prepare(self, bundle: str) -> tuple[str, str] | str:
         """Load, verify and warm a bundle up beside the others: its versions, or why it cannot serve."""
@@ -296,3 +291,10 @@ class RecommenderReplica:
     async def threads(self) -> int:
         """Threads that a decoding step uses."""
         return await asyncio.get_running_loop().run_in_executor(self._worker, torch.get_num_threads)
+
+
+def recommender_class(limits: ServeSettings) -> type[RecommenderReplica]:
+    """The class with Serve's own cache of models, as large as the settings say; it tells the router who holds which."""
+    multiplexed: Any = serve.multiplexed(max_num_models_per_replica=limits.bundles_in_memory)
+    members = {"_load_bundle": multiplexed(RecommenderReplica._load_bundle), "__doc__": RecommenderReplica.__doc__}
+    return type("SizedRecommenderReplica", (RecommenderReplica,), members)

@@ -33,7 +33,7 @@ def test_detached_service_lives_on_is_replaced_by_a_new_bundle_and_is_stopped(tm
     old, new = assembled_bundle(tmp_path / "old", seed=0), assembled_bundle(tmp_path / "new", seed=1)
     run = tmp_path / "runs" / "tiny"
     own = ["--set", f"run.directory={run.parent}", "--set", f"run.name={run.name}"]
-    small = ["ray.num_cpus=2", "ray.object_store_mib=200", "ray.dashboard=false", "serve.port=0"]
+    small = ["ray.num_cpus=2", "ray.object_store_mib=200", "ray.dashboard=false", "serve.port=0", "serve.content=false"]
     options = [*own, *(argument for text in small for argument in ("--set", text))]
     try:
         started = serve_command("--bundle", old, "--detach", *options)

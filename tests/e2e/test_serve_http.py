@@ -5,12 +5,15 @@ that a burst of clients meets its end.
 """
 
 import asyncio
+import itertools
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import zlib
 from collections import Counter
@@ -21,6 +24,7 @@ from pathlib import Path
 
 import httpx
 import hypothesis
+import psutil
 import pytest
 import requests
 import schemathesis
@@ -30,9 +34,12 @@ from hypothesis import HealthCheck
 from genrec.bundle import Bundle, load_bundle
 from genrec.decoding import generate
 from genrec.models.contracts import PAD_ITEM, Batch
+from genrec.recommender import Recommender
+from serve.__main__ import main as serve_command
 from serve.process import Running, owner, running
+from serve.rollout import ROLLOUT_FILE, Rollouts
 from serve.store import SQLITE_FILE, FeedbackStore, sqlite_url
-from tests.serving import ITEMS, USERS, pipeline_bundle
+from tests.serving import ITEMS, USERS, assembled_bundle, pipeline_bundle
 
 pytestmark = pytest.mark.e2e
 
@@ -46,6 +53,9 @@ LIMITS = {
     "serve.batch_size": 4,
     "serve.max_ongoing_requests": 8,
     "serve.max_queued_requests": 16,
+    "serve.max_found": 10,
+    "serve.max_ongoing_of_client": 500,
+    "serve.content": "false",
 }
 CLIENTS = 8
 
@@ -242,6 +252,8 @@ def name_known_ids(case: schemathesis.Case) -> None:
     if isinstance(case.body, dict):
         for key in {"history", "exclude"} & set(case.body):
             case.body[key] = [item(name) for name in case.body[key]]
+        if "item_id" in case.body:
+            case.body["item_id"] = item(case.body["item_id"])
         if "user_id" in case.body:
             case.body["user_id"] = f"u{zlib.crc32(case.body['user_id'].encode(errors='replace')) % USERS}"
 
@@ -266,9 +278,9 @@ def test_generated_requests_never_meet_a_server_error(
 
     for found in schema.get_all_operations():
         operation = found.ok()
-        fuzzed = operation.path_parameters or operation.body
+        fuzzed = operation.path_parameters or operation.body or operation.query
         for mode in schemathesis.GenerationMode if fuzzed else (schemathesis.GenerationMode.POSITIVE,):
-            examples = 350 if operation.body else 200 if fuzzed else 5
+            examples = 350 if operation.path == "/v1/recommendations" else 100 if fuzzed else 5
             cases = operation.as_strategy(generation_mode=mode)
             run = hypothesis.given(case=cases, known=hypothesis.strategies.booleans())(send)
             hypothesis.settings(
@@ -312,6 +324,81 @@ def test_the_model_card_is_the_bundles(client: httpx.Client, bundle: Bundle) -> 
     card = client.get("/v1/model").json()
     assert (card["bundle_version"], card["items"]) == (bundle.version, ITEMS)
     assert card["card"] == bundle.card
+
+
+def test_bundles_are_swapped_under_load_without_a_lost_or_wrong_list(service: Service, tmp_path: Path) -> None:
+    """In, a broken one refused, back: clients that never try again see lists of one version or the other, whole."""
+    other = assembled_bundle(tmp_path, seed=1)
+    broken = tmp_path / "broken"
+    shutil.copytree(other, broken)
+    (broken / "weights.safetensors").write_bytes((other / "weights.safetensors").read_bytes()[:-1] + b"x")
+    models = {model.version: model for model in (Recommender.load(service.bundle), Recommender.load(other))}
+    users = [f"u{user}" for user in range(100, 120)]
+    expected = {
+        (version, user): [entry.item_id for entry in entries]
+        for version, model in models.items()
+        for user, entries in zip(users, model.recommend(users, K), strict=True)
+    }
+    run = ["--set", f"run.directory={service.run.parent}", "--set", f"run.name={service.run.name}"]
+    ended, seen = threading.Event(), Counter[tuple[int, str, bool]]()
+
+    def ask(offset: int) -> None:
+        with httpx.Client(base_url=service.url, timeout=60) as client:
+            for user in itertools.cycle(users[offset:] + users[:offset]):
+                reply = client.post("/v1/recommendations", json={"user_id": user, "k": K})
+                told = reply.json()
+                version = told.get("bundle_version", "")
+                right = [entry["item_id"] for entry in told.get("items", [])] == expected.get((version, user))
+                seen[reply.status_code, version, right] += 1
+                if ended.is_set():
+                    return
+
+    with ThreadPoolExecutor(3) as pool:
+        asking = [pool.submit(ask, offset) for offset in (0, 7, 13)]
+        try:
+            assert serve_command(["swap", str(other), *run]) == 0
+            assert httpx.get(f"{service.url}/v1/health", timeout=30).json()["bundle_version"] in models
+            time.sleep(0.5)
+            assert serve_command(["swap", str(broken), *run]) == 2
+            assert serve_command(["rollback", *run]) == 0
+            time.sleep(1.5)
+        finally:
+            ended.set()
+        for one in asking:
+            one.result(60)
+    assert {(status, right) for status, _, right in seen} == {(200, True)}, seen
+    assert {version for _, version, _ in seen} == set(models)
+    rollout = Rollouts(service.run / ROLLOUT_FILE).read()["default"]
+    assert (rollout.stable, rollout.previous) == (str(service.bundle.resolve()), str(other.resolve()))
+    assert httpx.get(f"{service.url}/v1/model", timeout=30).json()["bundle_version"] == service.state.version
+
+
+def test_a_killed_replica_loses_no_list_of_clients_that_try_again(service: Service) -> None:
+    users = [f"u{user}" for user in range(120, 130)]
+    expected = [
+        [entry.item_id for entry in entries] for entries in Recommender.load(service.bundle).recommend(users, K)
+    ]
+
+    def ask(user: str) -> list[str]:
+        with httpx.Client(base_url=service.url, timeout=60) as client:
+            for _ in range(2):
+                reply = client.post("/v1/recommendations", json={"user_id": user, "k": K})
+                if reply.status_code == 200:
+                    break
+                assert reply.status_code == 503
+                time.sleep(float(reply.headers["retry-after"]))
+            return [entry["item_id"] for entry in reply.json()["items"]]
+
+    (replica,) = (
+        child
+        for child in psutil.Process(service.process.pid).children(recursive=True)
+        if "ServeReplica:genrec:recommender" in " ".join(child.cmdline())
+    )
+    with ThreadPoolExecutor(3) as pool:
+        lists = [pool.submit(ask, user) for user in users]
+        replica.kill()
+        assert [one.result(120) for one in lists] == expected
+    assert health_status(service.url) == 200
 
 
 def test_sigterm_ends_it_cleanly(service: Service) -> None:

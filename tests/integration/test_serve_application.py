@@ -30,7 +30,7 @@ def settings(folder: Path, **serve: object) -> Settings:
         {
             "run": {"directory": str(folder / "runs")},
             "ray": {"num_cpus": 2, "object_store_mib": 200, "dashboard": False},
-            "serve": {"port": 0, **serve},
+            "serve": {"port": 0, "content": False, **serve},
         }
     )
 
