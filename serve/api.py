@@ -128,6 +128,12 @@ def create_api(
     @api.get("/v1/health", responses=_errors(503))
     async def health() -> Health:
         """Ready only when a replica has loaded and warmed the model."""
+        if content is not None and not getattr(api.state, "content_ready", False):
+            try:
+                await content.ready(HEALTH_TIMEOUT_S)
+            except ApiError:
+                raise not_ready() from None
+            api.state.content_ready = True
         return await _health(backend, api.state)
 
     @api.get("/docs", include_in_schema=False)

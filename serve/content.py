@@ -151,6 +151,13 @@ def is_asset(item_id: str) -> bool:
 class ContentBackend(Protocol):
     """What the routes need of instructor, creator, editor and fidelity; failures are ApiErrors."""
 
+    async def ready(self, timeout_s: float) -> None:
+        """Return once a warm replica of each part has answered.
+
+        Raises:
+            ApiError: one did not in time.
+        """
+
     async def decide(self, call: InstructionCall) -> Decided | Refusal:
         """What is to be done."""
 

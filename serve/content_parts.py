@@ -49,6 +49,14 @@ class Stopped(Exception):  # noqa: N818
     """Nobody waits for the work any more."""
 
 
+class _Part:
+    """A replica that counts as started only when its models are loaded and have answered once."""
+
+    async def ready(self) -> bool:
+        """True, from a warm replica."""
+        return True
+
+
 class _Worker:
     """One thread for a replica's models."""
 
@@ -80,7 +88,7 @@ class _Worker:
                 result.add_done_callback(lambda done: done.cancelled() or done.exception())
 
 
-class InstructorReplica:
+class InstructorReplica(_Part):
     """Decides what an instruction asks for.
 
     Args:
@@ -137,7 +145,7 @@ class InstructorReplica:
         return (*before, *(index[item] for item in call.recent if item in index))
 
 
-class CreatorReplica:
+class CreatorReplica(_Part):
     """Makes something new.
 
     Args:
@@ -176,7 +184,7 @@ class CreatorReplica:
             yield step
 
 
-class EditorReplica:
+class EditorReplica(_Part):
     """Makes something of an item that there is.
 
     Args:
@@ -240,7 +248,7 @@ class EditorReplica:
         )
 
 
-class FidelityReplica:
+class FidelityReplica(_Part):
     """Checks drafts, keeps those that pass, and shows nothing else.
 
     Args:
@@ -334,6 +342,12 @@ class HandleContent:
 
     def __init__(self, limits: ServeSettings, parts: Mapping[str, DeploymentHandle[Any]]) -> None:
         self._limits, self._parts = limits, parts
+
+    async def ready(self, timeout_s: float) -> None:
+        """Return once a warm replica of each part has answered."""
+        await asyncio.gather(
+            *(answered(handle.ready.remote(), timeout_s, name) for name, handle in self._parts.items())
+        )
 
     async def decide(self, call: InstructionCall) -> Decided | Refusal:
         """What is to be done."""

@@ -25,7 +25,6 @@ from serve.recommender import Answer, RecommenderLogic, Refusal
 
 CHECKS = ("safety", "privacy", "bias", "authenticity", "legality", "identifiability")
 STEPS = 5
-STEP_S = 0.05
 
 
 class LogicBackend:
@@ -67,6 +66,10 @@ class DrawingContent:
         self.manifests: dict[str, dict[str, Any]] = {}
         self.calls: list[InstructionCall] = []
         self.stopped = 0
+        self.step_s = 0.05
+
+    async def ready(self, timeout_s: float) -> None:
+        return None
 
     async def decide(self, call: InstructionCall) -> Decided | Refusal:
         self.calls.append(call)
@@ -90,7 +93,7 @@ class DrawingContent:
         try:
             for step in range(STEPS):
                 yield Progress(step / STEPS, "creating" if action == "create" else "editing")
-                await asyncio.sleep(STEP_S)
+                await asyncio.sleep(self.step_s)
         except (asyncio.CancelledError, GeneratorExit):
             self.stopped += 1
             raise

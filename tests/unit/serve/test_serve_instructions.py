@@ -49,6 +49,9 @@ class Script:
         self.stopped = asyncio.Event()
         self.hang = False
 
+    async def ready(self, timeout_s: float) -> None:
+        return None
+
     async def decide(self, call: InstructionCall) -> Decided | Refusal:
         self.calls.append(call)
         action = call.text.split()[0] if call.text else "clarify"

@@ -58,6 +58,9 @@ class Counting:
         Counting.calls += 1
         return []
 
+    async def ready(self, timeout_s: float) -> None:
+        return None
+
     async def decide(self, call: InstructionCall) -> Decided | Refusal:
         Counting.calls += 1
         probabilities = {"retrieve": 0.0, "edit": 0.0, "create": 0.0, "clarify": 1.0}
