@@ -126,6 +126,7 @@ class EmbeddedInstructor:
         question = None
         lacking = _lacking(action, asked, understood, instruction)
         if lacking:
+            probabilities = probabilities | {"clarify": probabilities["clarify"] + probabilities[action], action: 0.0}
             action = "clarify"
         if action == "clarify":
             question = question_for(instruction, catalog, asked, understood, probabilities, lacking)

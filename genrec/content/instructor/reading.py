@@ -1,6 +1,7 @@
 """A text as the heads read it: MiniLM's token states of two layers, with where each token stands in the text.
 
-The last layer knows what the sentence means; a middle one still knows the words and their place, which the tagger needs.
+The last layer knows what the sentence means; a middle one still knows the words and their place, which the tagger
+needs.
 
 Shape letters: T tokens, E width of a layer.
 """

@@ -1,7 +1,7 @@
 """Wishes drawn from a catalog: its titles, their words, kinds and years, and things that it has nothing for.
 
-Two uses: as the target of a training instruction (:meth:`WishMaker.words`), and with a truth for the head of sufficiency
-(:meth:`WishMaker.judged`): some items are hidden, so that titles of real items are wishes that nothing satisfies.
+Two uses: as the target of a training instruction (:meth:`WishMaker.words`), and with a truth for the head of
+sufficiency (:meth:`WishMaker.judged`): some items are hidden, so that titles of real items are wishes that nothing satisfies.
 """
 
 from __future__ import annotations
@@ -56,7 +56,51 @@ _LABELS = (
     "",
 )
 _THINGS = ("movie", "film", "flick", "one", "movie", "film", "story")
-_LATER_TITLES = ["The Matrix", "Inception", "Harry Potter", "Shrek", "Frozen", "Avatar", "Gladiator", "Finding Nemo", "The Lord of the Rings", "Parasite", "La La Land", "Interstellar", "The Hangover", "Twilight", "Spider-Man", "Black Panther", "Coco", "Amélie", "Memento", "Fight Club", "The Sixth Sense", "American Beauty", "Donnie Darko", "Kill Bill", "The Incredibles", "Wall-E", "Inside Out", "Dune", "Barbie", "Oppenheimer", "Get Out", "Whiplash", "Gravity", "The Martian", "Mean Girls", "Superbad", "Moana", "Zootopia", "Deadpool", "Joker", "Roma", "Her", "Arrival"]
+_LATER_TITLES = [
+    "The Matrix",
+    "Inception",
+    "Harry Potter",
+    "Shrek",
+    "Frozen",
+    "Avatar",
+    "Gladiator",
+    "Finding Nemo",
+    "The Lord of the Rings",
+    "Parasite",
+    "La La Land",
+    "Interstellar",
+    "The Hangover",
+    "Twilight",
+    "Spider-Man",
+    "Black Panther",
+    "Coco",
+    "Amélie",
+    "Memento",
+    "Fight Club",
+    "The Sixth Sense",
+    "American Beauty",
+    "Donnie Darko",
+    "Kill Bill",
+    "The Incredibles",
+    "Wall-E",
+    "Inside Out",
+    "Dune",
+    "Barbie",
+    "Oppenheimer",
+    "Get Out",
+    "Whiplash",
+    "Gravity",
+    "The Martian",
+    "Mean Girls",
+    "Superbad",
+    "Moana",
+    "Zootopia",
+    "Deadpool",
+    "Joker",
+    "Roma",
+    "Her",
+    "Arrival",
+]
 """Well-known films that are younger than MovieLens 100K."""
 
 
