@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from genrec.artifacts import Manifest, fsync, read_manifest, write_manifest
 from genrec.errors import ArtifactError, VersionMismatchError
+from genrec.training.mirror import Mirror
 from genrec.training.strategies import Strategy
 
 logger = logging.getLogger(__name__)
@@ -64,6 +65,8 @@ class CheckpointStore:
     def __init__(self, root: Path, sid_version: str | None = None) -> None:
         self.root = root
         self.sid_version = sid_version
+        self.mirror: Mirror | None = None
+        """Who copies committed checkpoints elsewhere; set on rank 0."""
         self._committer: ThreadPoolExecutor | None = None
         self._pending: Future[None] | None = None
 
@@ -103,15 +106,21 @@ class CheckpointStore:
         strategy.barrier()
         return final
 
-    def wait(self) -> None:
-        """Wait for a commit in the background; raises what it raised."""
+    def wait(self, *, copies: bool = False) -> None:
+        """Wait for a commit in the background, and for copies of all commits; raises what a commit raised."""
         pending, self._pending = self._pending, None
-        if pending is not None:
-            pending.result()
+        try:
+            if pending is not None:
+                pending.result()
+        finally:
+            if copies and self.mirror is not None:
+                self.mirror.wait()
 
     def _finish(self, work: Path, final: Path, progress: Progress) -> None:
         self._commit(work, final, progress)
         self._prune()
+        if self.mirror is not None:
+            self.mirror.take(final, lambda: [self.path(step).name for step in self.steps()])
 
     def _commit(self, work: Path, final: Path, progress: Progress) -> None:
         (work / PROGRESS_FILE).write_text(json.dumps(asdict(progress), indent=1) + "\n", encoding="utf-8")
@@ -151,6 +160,32 @@ class CheckpointStore:
                     "Train in a new directory."
                 )
             return path
+        return None
+
+    def recover(self) -> Path | None:
+        """As :meth:`latest`; where there is none, the newest complete copy and the best one it names are brought here.
+
+        Raises:
+            ArtifactError: the copies cannot be read.
+        """
+        latest = self.latest()
+        if latest is not None or self.mirror is None:
+            return latest
+        try:
+            names = self.mirror.names()
+            for name in reversed(names):
+                self.mirror.fetch(name, self.root)
+                latest = self.latest()
+                if latest is not None:
+                    best = self.path(_read_progress(latest).best_step).name
+                    if best in names and best != name:
+                        self.mirror.fetch(best, self.root)
+                    logger.info("going on from the copy of %s in %s", name, self.mirror.where)
+                    return latest
+        except OSError as error:
+            raise ArtifactError(
+                f"training.upload: the copies in {self.mirror.where} cannot be read ({error})"
+            ) from error
         return None
 
     def load(self, path: Path) -> tuple[Progress, dict[str, Tensor]]:

@@ -7,6 +7,7 @@ the interruption, since everything random in a step follows from (seed, step, ra
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import sys
@@ -25,11 +26,17 @@ from genrec.config import TrainingSettings
 from genrec.errors import GenrecError
 from genrec.training.checkpoint import CheckpointStore, Progress
 from genrec.training.curves import Curves, read_curves
+from genrec.training.holdings import told
+from genrec.training.mirror import Mirror, clear_held
 from genrec.training.optim import learning_rate
 from genrec.training.strategies import Strategy
 from genrec.training.task import KEY_METRIC, Task
 
 logger = logging.getLogger(__name__)
+
+CHECKPOINTS = "checkpoints"
+MEMORY_FILE = "memory.json"
+"""Bytes that each worker held after its first step (:class:`genrec.training.holdings.Holdings`)."""
 
 Reporter = Callable[[dict[str, float]], None]
 """Called on every rank after each checkpoint with the metrics so far; Ray Train's ``report`` hides behind it."""
@@ -91,8 +98,11 @@ class _Run:
         self.total_steps = min(planned, settings.max_steps or planned)
         self.progress = Progress()
         self.validation: dict[str, float] = {}
+        self.weighed = False
         work_dir.mkdir(parents=True, exist_ok=True)
         self.store = checkpoints(work_dir, task.sid_version)
+        if strategy.rank == 0:
+            self.store.mirror = mirror_of(work_dir, settings)
 
     def fit(self) -> FitResult:
         self.strategy.setup(self.task, self.settings)
@@ -106,12 +116,12 @@ class _Run:
                 while not self.progress.stopped:
                     self._epoch(advance)
         finally:
-            self.store.wait()
+            self.store.wait(copies=True)
             self.curves.close()
         return result_of(self.work_dir, self.progress)
 
     def _resume(self) -> None:
-        latest = self.store.latest() if self.strategy.rank == 0 else None
+        latest = self.store.recover() if self.strategy.rank == 0 else None
         step = self.strategy.decide(-1 if latest is None else int(latest.name.removeprefix("step-")))
         if step < 0:
             return
@@ -143,10 +153,21 @@ class _Run:
         torch.manual_seed(step_seed(self.seed, step, self.strategy.rank))
         rate = learning_rate(step, self.total_steps, self.settings)
         self.meter.add(self.strategy.train_step(part, step, rate))
+        if not self.weighed:
+            self._weigh()
         self.progress = replace(self.progress, step=step + 1, step_in_epoch=self.progress.step_in_epoch + 1)
         if (step + 1) % self.settings.log_every == 0 or step + 1 == self.total_steps:
             self._log(rate)
         advance(step + 1, f"loss {self.meter.last:.3f}")
+
+    def _weigh(self) -> None:
+        """Tell once what the workers hold, in the log and in memory.json."""
+        self.weighed = True
+        workers = self.strategy.holdings()
+        if self.strategy.rank == 0:
+            logger.info("%s: %s", self.task.name, told(workers))
+            rows = [worker.as_dict() for worker in workers]
+            (self.work_dir / MEMORY_FILE).write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
 
     def _log(self, rate: float) -> None:
         """Write the mean losses since the last row; they are means over the workers too."""
@@ -235,7 +256,20 @@ def result_of(work_dir: Path, progress: Progress) -> FitResult:
 
 def checkpoints(work_dir: Path, sid_version: str | None = None) -> CheckpointStore:
     """The checkpoints of the run in ``work_dir``."""
-    return CheckpointStore(work_dir / "checkpoints", sid_version)
+    return CheckpointStore(work_dir / CHECKPOINTS, sid_version)
+
+
+def mirror_of(work_dir: Path, settings: TrainingSettings) -> Mirror | None:
+    """Who copies the run's checkpoints where ``training.upload`` says.
+
+    Raises:
+        SettingsError: that is no place.
+    """
+    if settings.upload is None:
+        return None
+    clear_held(work_dir / CHECKPOINTS)
+    name = work_dir.name.lstrip(".").removesuffix(".scratch")
+    return Mirror(settings.upload, f"{work_dir.parent.name}/{name}")
 
 
 def step_seed(seed: int, step: int, rank: int) -> int:

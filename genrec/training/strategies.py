@@ -25,6 +25,7 @@ from torch.optim import Optimizer
 from genrec.config import TrainingSettings
 from genrec.errors import ArtifactError
 from genrec.training.batching import WorkerBatch
+from genrec.training.holdings import GradientPeak, Holdings
 from genrec.training.optim import build_optimizer
 from genrec.training.pieces import in_pieces, piece_size
 from genrec.training.task import Task
@@ -73,6 +74,7 @@ class Strategy(ABC):
     task: Task
     module: LossModule
     settings: TrainingSettings
+    gradients: GradientPeak
 
     def __init__(self, device: torch.device | None = None) -> None:
         self.device = device or default_device()
@@ -86,6 +88,7 @@ class Strategy(ABC):
         task.model.to(self.device)
         task.model.train()
         self.module = LossModule(task, autocast_type(settings.precision, self.device), self.device)
+        self.gradients = GradientPeak(self.module.parameters(), self._gradients)
         self._prepare()
 
     @abstractmethod
@@ -103,6 +106,22 @@ class Strategy(ABC):
     @abstractmethod
     def load_resume_state(self, directory: Path, weights: Mapping[str, Tensor]) -> None:
         """Take up ``weights`` and what :meth:`save_resume_state` wrote; every rank calls it."""
+
+    @abstractmethod
+    def _gradients(self) -> list[Tensor | None]:
+        """Tensors that hold gradients now."""
+
+    @abstractmethod
+    def _holdings(self) -> Holdings:
+        """What this worker holds after a step."""
+
+    def holdings(self) -> list[Holdings]:
+        """What each worker holds after the first step; every rank calls it, once."""
+        self.gradients.close()
+        mine = self._holdings().as_dict()
+        blank = {f"{rank} {name}": 0.0 for rank in range(self.world) for name in mine}
+        everyone = self.sum({**blank, **{f"{self.rank} {name}": float(value) for name, value in mine.items()}})
+        return [Holdings(**{name: int(everyone[f"{rank} {name}"]) for name in mine}) for rank in range(self.world)]
 
     def export_weights(self) -> dict[str, Tensor]:
         """The model's full state dict on the CPU, on rank 0; empty elsewhere. Every rank calls it."""
@@ -168,6 +187,13 @@ class SingleStrategy(Strategy):
         norm = nn.utils.clip_grad_norm_(self.module.parameters(), clip)
         self.optimizer.step()
         return {**losses, "grad_norm": norm.detach()}
+
+    def _gradients(self) -> list[Tensor | None]:
+        return [parameter.grad for parameter in self.module.parameters()]
+
+    def _holdings(self) -> Holdings:
+        states = [value for values in self.optimizer.state.values() for value in values.values()]
+        return Holdings.of(self.module.parameters(), self.gradients.bytes, states)
 
     def _apart(self) -> AbstractContextManager[None]:
         """Within it gradients add up on this worker and are not shared."""

@@ -16,7 +16,7 @@ import copy
 import json
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from genrec.config import TrainingSettings
 from genrec.errors import ArtifactError, SettingsError
 from genrec.training.batching import WorkerBatch
+from genrec.training.holdings import Holdings
 from genrec.training.optim import build_optimizer, parameter_groups
 from genrec.training.strategies import Strategy, full_state
 
@@ -76,8 +77,15 @@ class DeepSpeedJson(_Strict):
     checkpoint: dict[str, bool] = Field(default_factory=lambda: {"load_universal": False})
 
 
-def deepspeed_json(settings: TrainingSettings, world: int, device: torch.device) -> dict[str, Any]:
-    """DeepSpeed's configuration for these settings.
+BUCKETS = 8
+"""Gradients on their way to their worker are at most so small a part of all: a bucket for the whole model would hold
+what sharding is to save."""
+
+
+def deepspeed_json(
+    settings: TrainingSettings, world: int, device: torch.device, sizes: Sequence[int] = ()
+) -> dict[str, Any]:
+    """DeepSpeed's configuration for these settings; ``sizes`` of the parameters, in elements, bound its buckets.
 
     Precision is not DeepSpeed's business here: as with every strategy, weights and states are fp32 and
     matrix products run under autocast.
@@ -90,12 +98,15 @@ def deepspeed_json(settings: TrainingSettings, world: int, device: torch.device)
         return Offload(device=where, nvme_path=zero.nvme_path if where == "nvme" else None)  # type: ignore[arg-type]
 
     third = zero.zero_stage == 3
+    bucket = zero.reduce_bucket_elements
+    if sizes:
+        bucket = min(bucket, max(sum(sizes) // BUCKETS, *sizes))
     config = DeepSpeedJson(
         train_micro_batch_size_per_gpu=max(settings.batch_size // world, 1),
         gradient_clipping=settings.clip_norm or 0.0,
         zero_optimization=ZeroJson(
             stage=zero.zero_stage,
-            reduce_bucket_size=zero.reduce_bucket_elements,
+            reduce_bucket_size=bucket,
             allgather_bucket_size=zero.gather_bucket_elements,
             overlap_comm=zero.overlap_communication and device.type == "cuda",
             offload_optimizer=offload(zero.offload_optimizer),
@@ -125,12 +136,13 @@ class DeepSpeedStrategy(Strategy):
         logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
         self._zero = deepspeed.zero
         self._sharded = self.settings.deepspeed.zero_stage == 3
+        sizes = [parameter.numel() for parameter in self.module.parameters() if parameter.requires_grad]
         # Decoding calls single layers, which sharded parameters cannot serve: validation uses a whole copy.
         self._whole: nn.Module | None = copy.deepcopy(self.task.model).cpu() if self._sharded else None
         self.engine, *_ = deepspeed.initialize(
             model=self.module,
             optimizer=self._optimizer(),
-            config=deepspeed_json(self.settings, self.world, self.device),
+            config=deepspeed_json(self.settings, self.world, self.device, sizes),
             dist_init_required=False,
         )
 
@@ -151,6 +163,25 @@ class DeepSpeedStrategy(Strategy):
         self.engine.step()
         norm = torch.as_tensor(self.engine.get_global_grad_norm() or 0.0, device=self.device)
         return {**{name: value.detach() for name, value in losses.items()}, "grad_norm": norm}
+
+    def _gradients(self) -> list[Tensor | None]:
+        """Each parameter's own, and this worker's part of the exchanged ones."""
+        optimizer = self.engine.optimizer
+        held: list[Tensor | None] = [getattr(optimizer, "grad_partitions_flat_buffer", None)]  # stage 3
+        for parameter in self.module.parameters():
+            held += [parameter.grad, getattr(parameter, "grad_accum", None)]
+        for group in optimizer.averaged_gradients.values():
+            held += list(group or ())
+        return held
+
+    def _holdings(self) -> Holdings:
+        optimizer = self.engine.optimizer
+        # Stage 3 keeps shards beside parameters that are whole, or empty while nobody needs them.
+        weights = [part for p in self.module.parameters() for part in (p.data, getattr(p, "ds_tensor", None))]
+        copies = optimizer.fp32_partitioned_groups_flat if self._sharded else optimizer.single_partition_of_fp32_groups
+        states = [value for values in optimizer.optimizer.state.values() for value in values.values()]
+        tensors = [part for part in weights if part is not None]
+        return Holdings.of(tensors, self.gradients.bytes, filter(torch.is_tensor, states), copies)
 
     def save_resume_state(self, directory: Path) -> None:
         """DeepSpeed's shards, one file or two a rank."""
