@@ -11,6 +11,7 @@ import shlex
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
+from genrec.artifacts import is_uri
 from genrec.cli import STAGE_VERBS
 from genrec.config import Settings
 from genrec.errors import SettingsError
@@ -40,8 +41,13 @@ class Job:
 
 
 def run_directory(settings: Settings) -> str:
-    """``run.directory`` on the cluster: below the storage, unless it is absolute already."""
-    return posixpath.normpath(posixpath.join(settings.cluster.storage.path, settings.run.directory))
+    """``run.directory`` on the cluster: below the storage, unless it is absolute or a URI already."""
+    storage, directory = settings.cluster.storage, settings.run.directory
+    if is_uri(directory):
+        return directory
+    if storage.mounted or posixpath.isabs(directory):
+        return posixpath.normpath(posixpath.join(storage.path, directory))
+    return f"{storage.uri}/{posixpath.normpath(directory)}"
 
 
 def check(job: Job) -> None:
@@ -84,6 +90,8 @@ def arguments(settings: Settings, job: Job) -> list[str]:
     if job.verb not in {"serve", "tune"}:
         words.append(job.verb)
     words += job.names
+    if package == "genrec" and job.verb != "serve":
+        words.append("--verbose")  # the job's log is the record of who worked where
     if job.config is not None:
         words += ["--config", job.config]
     if job.preset is not None:

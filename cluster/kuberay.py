@@ -121,7 +121,7 @@ def _pod(settings: Settings, name: str, image: str, cpus: int, memory_gib: int, 
         "imagePullPolicy": "Always" if cluster.images.pull else "IfNotPresent",
         "resources": {"requests": dict(amounts), "limits": dict(amounts)},
         "volumeMounts": [
-            {"name": "storage", "mountPath": cluster.storage.path},
+            *([{"name": "storage", "mountPath": cluster.storage.path}] if cluster.storage.mounted else []),
             {"name": "shared-memory", "mountPath": "/dev/shm"},  # noqa: S108 (Ray's object store)
         ],
         "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
@@ -142,7 +142,11 @@ def _pod(settings: Settings, name: str, image: str, cpus: int, memory_gib: int, 
             "securityContext": {"runAsNonRoot": True, "runAsUser": USER_ID, "fsGroup": USER_ID},
             "containers": [container],
             "volumes": [
-                {"name": "storage", "persistentVolumeClaim": {"claimName": cluster.storage.claim}},
+                *(
+                    [{"name": "storage", "persistentVolumeClaim": {"claimName": cluster.storage.claim}}]
+                    if cluster.storage.mounted
+                    else []
+                ),
                 {"name": "shared-memory", "emptyDir": shared_memory},
             ],
         }

@@ -21,6 +21,7 @@ def ray_up(settings: Settings) -> dict[str, Any]:
     """The file's content."""
     cluster = settings.cluster
     groups = cluster.worker_groups()
+    mount = shlex.quote(cluster.storage.path)
     mounts = {_TOKEN: cluster.ray_up.token_file}
     if cluster.redis.address is not None and cluster.redis.password_file is not None:
         mounts[_REDIS_PASSWORD] = cluster.redis.password_file
@@ -38,7 +39,7 @@ def ray_up(settings: Settings) -> dict[str, Any]:
             "run_options": [
                 "--ulimit nofile=65536:65536",
                 "--env RAY_AUTH_MODE=token",
-                f"--volume {shlex.quote(cluster.storage.path)}:{shlex.quote(cluster.storage.path)}",
+                *([f"--volume {mount}:{mount}"] if cluster.storage.mounted else []),
             ],
         },
         "head_node_type": HEAD,

@@ -121,7 +121,22 @@ def read_manifest(directory: Path, *, verify_files: bool = True) -> Manifest:
     path = directory / MANIFEST
     if not path.is_file():
         raise ArtifactError(f"{directory}: no {MANIFEST}; the artifact was never finished. Run its stage again.")
-    raw = path.read_bytes()
+    manifest = parse_manifest(path.read_bytes(), str(path))
+    if verify_files:
+        _verify_files(directory, manifest)
+    return manifest
+
+
+def parse_manifest(raw: bytes, path: str) -> Manifest:
+    """The manifest in a file's bytes, its own digest verified.
+
+    Args:
+        raw: the file.
+        path: where it is, for errors.
+
+    Raises:
+        ArtifactError: it is none, or was altered.
+    """
     try:
         loaded = json.loads(raw)
         claimed = loaded.pop("digest")
@@ -134,8 +149,6 @@ def read_manifest(directory: Path, *, verify_files: bool = True) -> Manifest:
     body = manifest.body()
     if digest(body) != claimed or canonical_json({**body, "digest": claimed}) != raw:
         raise ArtifactError(f"{path}: the manifest was altered. Delete the directory and run its stage again.")
-    if verify_files:
-        _verify_files(directory, manifest)
     return manifest
 
 
@@ -152,7 +165,16 @@ def _verify_files(directory: Path, manifest: Manifest) -> None:
 
 
 class ArtifactStore:
-    """Artifacts below one directory, by stage and key."""
+    """Artifacts below one directory, by stage and key; the runs' folders lie beside it.
+
+    Attributes:
+        root: local folder of the artifacts.
+        shared: every node reads what another wrote at the same path.
+        uploads: URI to which trainings copy their checkpoints; None: their folder is safe enough.
+    """
+
+    shared = True
+    uploads: str | None = None
 
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root)
@@ -190,6 +212,26 @@ class ArtifactStore:
             raise ArtifactError(f"{path}: its manifest is of {manifest.stage}/{manifest.key}. Run {stage} again.")
         return path, manifest
 
+    def manifest(self, stage: str, key: str) -> Manifest:
+        """Manifest of a finished artifact, its files not looked at.
+
+        Raises:
+            ArtifactError: absent or altered.
+        """
+        return read_manifest(self.path(stage, key), verify_files=False)
+
+    def share(self, path: Path) -> None:
+        """Let others see a file beside the artifacts; in a directory they do."""
+
+    def record(self, name: str) -> bytes | None:
+        """A small file beside the artifacts, as others see it; None if there is none."""
+        path = self.root.parent / name
+        return path.read_bytes() if path.is_file() else None
+
+    def where(self, path: Path) -> str:
+        """How people call a place below the runs' directory."""
+        return str(path)
+
     @contextmanager
     def locked(self, stage: str, key: str) -> Iterator[None]:
         """Hold the artifact's lock, so that two processes never make the same one at once."""
@@ -226,6 +268,34 @@ class ArtifactStore:
         scratch = self.scratch_path(stage, key)
         if scratch.exists():
             shutil.rmtree(scratch)
+
+
+def is_uri(directory: str | Path) -> bool:
+    """True if it names no directory of this machine."""
+    return "://" in str(directory)
+
+
+def local_root(directory: str | Path, mirror: str | None = None) -> Path:
+    """The runs' directory itself, or the folder of this machine that mirrors a URI.
+
+    Args:
+        directory: ``run.directory``.
+        mirror: ``run.mirror``; None: ``~/.cache/genrec``.
+    """
+    if not is_uri(directory):
+        return Path(directory)
+    uri = str(directory).rstrip("/")
+    return Path(mirror or "~/.cache/genrec").expanduser() / hashlib.sha256(uri.encode()).hexdigest()[:16]
+
+
+def store_at(directory: str | Path, mirror: str | None = None) -> ArtifactStore:
+    """The artifacts of a runs' directory; arguments as for :func:`local_root`."""
+    root = local_root(directory, mirror)
+    if not is_uri(directory):
+        return ArtifactStore(root / "artifacts")
+    from genrec.remote import RemoteStore  # pyarrow only where it is needed
+
+    return RemoteStore(str(directory), root)
 
 
 def fsync(path: Path) -> None:

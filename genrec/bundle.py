@@ -5,6 +5,7 @@
     neighbours/            gate, item-kNN, SASRec and user vectors, if neighbours vote (plugin.retrieval) or the decoder
                            attends to them (plugin.memory)
     prepared/              catalog and sequences, so that a known user's history is at hand
+    tokenizer/             frozen codebook, text encoder and embeddings: made items get semantic IDs from them
     settings.yaml          the settings that made the model; no paths of the machine that made it
     model_card.json        what was measured (rows of metrics.json), sizes, limits of use
     manifest.json          SHA-256 of all of these; nothing is read before they agree
@@ -24,7 +25,16 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from safetensors import safe_open
 
-from genrec.artifacts import Manifest, canonical_json, digest, read_manifest
+from genrec.artifacts import (
+    ArtifactStore,
+    Manifest,
+    canonical_json,
+    digest,
+    is_uri,
+    local_root,
+    read_manifest,
+    store_at,
+)
 from genrec.config import Settings, load_settings
 from genrec.data.interactions import Interactions
 from genrec.data.load import Catalog, load_catalog, load_interactions
@@ -40,6 +50,7 @@ if TYPE_CHECKING:
 WEIGHTS = "weights.safetensors"
 PREPARED = "prepared"
 NEIGHBOURS = "neighbours"
+TOKENIZER = "tokenizer"
 AUGMENTED = "+neighbours"
 """Added to the host's name in the results of the host with neighbours."""
 MEMORY = "+memory"
@@ -48,7 +59,7 @@ SETTINGS = "settings.yaml"
 CARD = "model_card.json"
 LEFT_OUT = (WEIGHTS, "metrics.jsonl", "tensorboard", "mlflow_run.txt")
 """Of the artifact of `finetune`: the weights are the bundle's own, its curves are of no use to serving."""
-STAGE = "bundle"
+STAGE, ARTIFACTS = "bundle", "/artifacts"
 LINKS = "bundles"
 """Folder below run.directory with a link to the newest bundle of each name."""
 
@@ -109,7 +120,7 @@ class Bundle:
 
 def published_path(settings: Settings) -> Path:
     """Where the newest bundle of these settings' name is linked, for `serve`."""
-    return Path(settings.run.directory) / LINKS / settings.bundle.name
+    return local_root(settings.run.directory, settings.run.mirror) / LINKS / settings.bundle.name
 
 
 def served_model(host: str, names: Container[str]) -> str:
@@ -152,6 +163,7 @@ def write_bundle(
     sid_table: SidTable,
     settings: Mapping[str, Any],
     neighbours: Path | None = None,
+    tokenizer: Path | None = None,
     metrics: Sequence[Mapping[str, Any]] = (),
     facts: Mapping[str, Any] | None = None,
 ) -> None:
@@ -164,6 +176,7 @@ def write_bundle(
         sid_table: the semantic IDs that the model was trained with.
         settings: nested tree of the keys that made the model.
         neighbours: artifact of `finetune`, if neighbours have a vote or the decoder attends to them.
+        tokenizer: artifact of `tokenize`, so that made items get IDs from its codebook; None: they stand beside others.
         metrics: rows of metrics.json.
         facts: further entries of the model card.
 
@@ -175,6 +188,8 @@ def write_bundle(
     shutil.copytree(prepared, out / PREPARED, ignore=shutil.ignore_patterns("manifest.json"))
     if neighbours is not None:
         shutil.copytree(neighbours, out / NEIGHBOURS, ignore=shutil.ignore_patterns("manifest.json", *LEFT_OUT))
+    if tokenizer is not None:
+        shutil.copytree(tokenizer, out / TOKENIZER, ignore=shutil.ignore_patterns("manifest.json"))
     sid_table.save(out)
     (out / SETTINGS).write_text(yaml.safe_dump(dict(settings), sort_keys=True), encoding="utf-8")
     card = {
@@ -189,12 +204,58 @@ def write_bundle(
     (out / CARD).write_bytes(canonical_json(card))
 
 
-def load_bundle(path: Path) -> Bundle:
-    """Verify every byte of the bundle at ``path`` and read it.
+def bundle_place(place: str | Path) -> str:
+    """A place that goes on meaning this very bundle: a directory with its links resolved, or an artifact's URI.
+
+    Args:
+        place: a directory; ``<run.directory>/<run.name>/bundle`` as a URI; or an artifact's URI, which stays as it is.
+
+    Raises:
+        ArtifactError: there is no such run, or its bundle is not finished.
+    """
+    if not is_uri(place):
+        return str(Path(place).resolve())
+    runs, name, last = str(place).rstrip("/").rsplit("/", 2)
+    if name == STAGE and runs.endswith(ARTIFACTS):
+        return str(place).rstrip("/")
+    if last != STAGE:
+        raise ArtifactError(f"{place}: no bundle's URI; write <run.directory>/<run.name>/{STAGE}")
+    return f"{runs}{ARTIFACTS}/{STAGE}/{_key_of(store_at(runs), name, str(place))}"
+
+
+def local_bundle(place: str | Path) -> Path:
+    """The directory of a bundle; one at a URI is fetched into this machine's mirror and verified.
+
+    Args:
+        place: as for :func:`bundle_place`.
+
+    Raises:
+        ArtifactError: there is none, or its files differ from its manifest.
+    """
+    if not is_uri(place):
+        return Path(place)
+    runs, _, key = bundle_place(place).rsplit("/", 2)
+    return store_at(runs.removesuffix(ARTIFACTS)).open(STAGE, key)[0]
+
+
+def _key_of(store: ArtifactStore, run: str, place: str) -> str:
+    try:
+        entry = json.loads(store.record(f"{run}/run.json") or b"{}")["stages"][STAGE]
+        key, finished = str(entry["key"]), bool(entry["finished"])
+    except (ValueError, KeyError, TypeError):
+        key, finished = "", False
+    if not finished:
+        raise ArtifactError(f"{place}: no bundle there. Make one: python -m genrec bundle")
+    return key
+
+
+def load_bundle(path: str | Path) -> Bundle:
+    """Verify every byte of the bundle at ``path``, a directory or a URI, and read it.
 
     Raises:
         ArtifactError: absent, incomplete, altered, or its parts do not fit each other.
     """
+    path = local_bundle(path)
     if not path.is_dir():
         raise ArtifactError(f"{path}: no bundle there. Make one: python -m genrec bundle")
     path = path.resolve()

@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
+from genrec import content_command
+from genrec.artifacts import local_root
 from genrec.config import Settings, load_settings, resolved_yaml
 from genrec.errors import GenrecError, SettingsError
 from genrec.grid_command import add_options, run_grids
@@ -88,11 +90,12 @@ def _parser() -> argparse.ArgumentParser:
     who.add_argument("--history", nargs="+", metavar="ITEM", help="item ids, oldest first")
     recommend.add_argument("-k", type=int, default=10, help="length of the list (default: 10)")
     recommend.add_argument("--exclude", nargs="+", default=[], metavar="ITEM", help="items not to list")
-    recommend.add_argument("--bundle", metavar="DIR", help="a bundle (default: the one of these settings)")
+    recommend.add_argument("--bundle", metavar="DIR", help="directory or URI of a bundle (default: of these settings)")
     recommend.add_argument("--json", action="store_true", help="print JSON instead of a table")
     compare = verb("compare", "one table of several runs; runs that differ in the seed are averaged", _compare)
     compare.add_argument("runs", nargs="+", metavar="RUN", help="run names below run.directory")
     compare.add_argument("--json", action="store_true", help="print the metric rows as JSON instead of a table")
+    content_command.add_options(verb("content", "made items: corpus, training, creating, measuring", _content))
     add_options(verb("grid", "run arms with several seeds and compare them (grids: in the settings file)", _grid))
     return parser
 
@@ -128,7 +131,7 @@ def _with_feedback(settings: Settings, url: str) -> Settings:
     """The same settings with the store's log of this moment added to the data."""
     from genrec.data.readers.feedback import SQLITE_FILE, export_feedback
 
-    directory = Path(settings.run.directory)
+    directory = local_root(settings.run.directory, settings.run.mirror)
     own = settings.serve.store_url or f"sqlite:///{(directory / settings.run.name / SQLITE_FILE).resolve()}"
     path, count = export_feedback(url or own, directory / "feedback")
     sys.stderr.write(f"{count} interactions of the endpoint are added to the data: {path}\n")
@@ -193,7 +196,7 @@ def _print_results(evaluated: Path) -> None:
 
 
 def _recommend(options: argparse.Namespace) -> None:
-    bundle = Path(options.bundle) if options.bundle else _pipeline(options).ensure("bundle")
+    bundle = options.bundle or _pipeline(options).ensure("bundle")
     from genrec.recommender import Recommender, RecommendRequest
 
     recommender = Recommender.load(bundle)
@@ -230,6 +233,10 @@ def _compare(options: argparse.Namespace) -> None:
 
 def _grid(options: argparse.Namespace) -> None:
     run_grids(options, _overrides(options), _console())
+
+
+def _content(options: argparse.Namespace) -> None:
+    content_command.run_content(options, _settings(options), _console())
 
 
 def _console() -> Console:

@@ -9,8 +9,9 @@ among the own neighbours, so a request that sends a known user's history should 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,13 +21,18 @@ import torch
 from numpy.typing import NDArray
 
 from genrec.bundle import Bundle, load_bundle
+from genrec.content.library.insertion import CatalogRetriever, Inserted, insert, placed_assets
+from genrec.content.library.placement import Placement
+from genrec.content.library.store import Library
 from genrec.decoding import recommend
+from genrec.decoding import score as scored
 from genrec.decoding.search import Ranked
 from genrec.diversity import diversify
 from genrec.errors import GenrecError
 from genrec.finding import NO_FILTER, Filter, Finder
 from genrec.models.contracts import PAD_ITEM, Batch
 from genrec.models.item_knn import ItemKNN
+from genrec.models.spoken import speaking
 from genrec.reasons import Explained, explain, likeness, sentence, strongest
 from genrec.recommendation import Recommendation
 
@@ -107,15 +113,70 @@ class Recommender:
         self.backbone = backbone
         self.augmented = bundle.augmented(backbone)
         self._codes_NL = bundle.sid_table.codes_NL
+        self.inserted: Inserted | None = None
+        self._base = self
+
+    def with_assets(self, library: Library) -> Recommender:
+        """A second recommender of the same weights whose catalog, trie and index hold the library's assets.
+
+        This one stays as it is; whoever serves swaps the one for the other. Retired assets are not in it. The
+        library keeps each asset's semantic ID, so that it has the same one after a restart.
+
+        Raises:
+            SettingsError: no semantic ID is free, or the catalog has several tables of them.
+            ArtifactError: the library or the bundle's tokenizer was altered.
+        """
+        base = self._base
+        assets = library.assets()
+        placed = placed_assets(library, base.placement, assets)
+        inserted = insert(base.bundle.catalog, base.bundle.sid_table, assets, placed)
+        other = copy.copy(base)
+        other.__dict__.pop("finder", None)
+        other.inserted = inserted
+        other.bundle = replace(base.bundle, sid_table=inserted.table, catalog=inserted.catalog)
+        other.backbone = speaking(base.backbone, inserted.table)
+        other._codes_NL = inserted.table.codes_NL
+        if base.augmented is not None:
+            retriever: Any = CatalogRetriever(base.augmented.retriever, inserted)
+            other.augmented = replace(base.augmented, retriever=retriever)
+        return other
+
+    @cached_property
+    def placement(self) -> Placement:
+        """Gives semantic IDs to made items."""
+        bundle = self._base.bundle
+        settings = bundle.settings
+        return Placement.load(
+            bundle.path, bundle.sid_table, bundle.catalog.texts, settings.tokenizer, settings.content.library.neighbours
+        )
+
+    @torch.inference_mode()
+    def made_entries(self, request: RecommendRequest) -> list[Recommendation]:
+        """All made items that may be tried with a user or history, likeliest first (genrec.content.library.explore)."""
+        if self.inserted is None or not self.inserted.assets:
+            return []
+        history, first = self._history(request), self.inserted.n_catalog
+        barred = {*history.tolist(), *(self._index_of(item, "exclude") for item in request.exclude)}
+        if request.where != NO_FILTER:
+            barred.update(self.finder.left_out(request.where).tolist())
+        items = [item for item in range(first, self.n_items) if item not in barred]
+        if not items:
+            return []
+        history_BT = _padded([history[-self.bundle.settings.data.max_history :]])
+        batch = Batch(history_BT, users_B=torch.tensor([self._user(request.user_id)])).to(self.device)
+        scores = scored(self.backbone, batch, torch.tensor([items], device=self.device))[0].tolist()
+        ordered = sorted(zip(items, scores, strict=True), key=lambda entry: -entry[1])
+        row = _Row([item for item, _ in ordered], [value for _, value in ordered], None)
+        return self._entries(row, history)
 
     @classmethod
-    def load(cls, path: Path, *, device: str = "cpu") -> Recommender:
-        """Verify and load the bundle at ``path``.
+    def load(cls, path: str | Path, *, device: str = "cpu") -> Recommender:
+        """Verify and load the bundle at ``path``, a directory or a URI.
 
         Raises:
             ArtifactError: the bundle is absent, incomplete or altered.
         """
-        return cls(load_bundle(Path(path)), device=device)
+        return cls(load_bundle(path), device=device)
 
     @property
     def version(self) -> str:
@@ -249,7 +310,9 @@ class Recommender:
         """
         self._check_history(history := self._history(request))
         item, seen = self._index_of(item_id), history[-self.bundle.settings.data.max_history :]
-        return seen, explain(self.backbone, self.augmented, seen, self._user(request.user_id), item, history.tolist())
+        made = self.inserted is not None and self.inserted.asset(item) is not None
+        augmented = None if made else self.augmented  # nobody voted for what was just made
+        return seen, explain(self.backbone, augmented, seen, self._user(request.user_id), item, history.tolist())
 
     def _history(self, request: RecommendRequest) -> NDArray[np.integer]:
         if request.history is not None:
@@ -345,7 +408,10 @@ class Recommender:
     ) -> list[Recommendation]:
         """The entries of a list with what is known of each."""
         catalog, seen = self.bundle.catalog, history[-self.bundle.settings.data.max_history :]
-        weights_TK = likeness(seen, row.items, self._codes_NL, self._knn)
+        counted_seen, counted_items = seen, row.items
+        if self.inserted is not None and self._knn is not None:
+            counted_seen, counted_items = self.inserted.known(seen), self.inserted.known(np.asarray(row.items)).tolist()
+        weights_TK = likeness(counted_seen, counted_items, self._codes_NL, self._knn)
         entries = []
         for place, (item, score) in enumerate(zip(row.items, row.scores, strict=True)):
             because = strongest(weights_TK[:, place], seen, REASONS)
@@ -366,10 +432,19 @@ class Recommender:
                 evidence["propensity"] = propensities[place]
             entries.append(
                 Recommendation(
-                    item_id=catalog.item_ids[item], title=catalog.titles[item], score=score, evidence=evidence
+                    item_id=catalog.item_ids[item],
+                    title=catalog.titles[item],
+                    score=score,
+                    evidence=evidence,
+                    **self._origin(item),
                 )
             )
         return entries
+
+    def _origin(self, item: int) -> dict[str, Any]:
+        """Source and report of a made item; nothing for one of the catalog."""
+        asset = None if self.inserted is None else self.inserted.asset(item)
+        return {} if asset is None else {"source": asset.source, "fidelity": asset.report.model_dump(mode="json")}
 
     @cached_property
     def _knn(self) -> ItemKNN | None:

@@ -17,12 +17,13 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from types import FrameType
 
 from rich.console import Console
 from rich.logging import RichHandler
 
+from genrec.artifacts import is_uri
+from genrec.bundle import bundle_place
 from genrec.config import Settings, load_settings
 from genrec.errors import GenrecError
 from genrec.stages import open_stage
@@ -72,9 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m serve", description="Serve a run's bundle over HTTP.")
     parser.add_argument("action", nargs="?", choices=("run", "stop", *STEPS), default="run")
-    parser.add_argument(
-        "target", nargs="?", type=Path, help="swap: directory of the bundle (default: the run's newest)"
-    )
+    parser.add_argument("target", nargs="?", help="swap: directory of the bundle (default: the run's newest)")
     parser.add_argument(
         "--canary", type=float, metavar="PERCENT", help="swap: only for so many of the users, to begin with"
     )
@@ -82,14 +81,16 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--config", help="settings file (default: ray_config.yaml)")
     parser.add_argument("--preset", help="a preset of the settings file")
     parser.add_argument("--set", action="append", default=[], metavar="a.b=c", help="override one setting")
-    parser.add_argument("--bundle", type=Path, help="directory of a bundle (default: the run's own)")
+    parser.add_argument("--bundle", help="directory or URI of a bundle (default: the run's own)")
     parser.add_argument("--detach", action="store_true", help="leave it running; `python -m serve stop` ends it")
     return parser
 
 
-def _bundle(settings: Settings, given: Path | None) -> Path:
-    path = given or open_stage(Path(settings.run.directory), settings.run.name, "bundle")
-    return path.resolve()
+def _bundle(settings: Settings, given: str | None) -> str:
+    run = settings.run
+    if given is None and is_uri(run.directory):  # replicas on other nodes fetch it from there, not from our mirror
+        given = f"{run.directory.rstrip('/')}/{run.name}/bundle"
+    return bundle_place(given or open_stage(run.directory, run.name, "bundle"))
 
 
 def _roll(settings: Settings, options: argparse.Namespace, console: Console) -> int:
@@ -115,7 +116,7 @@ def _roll(settings: Settings, options: argparse.Namespace, console: Console) -> 
 def _swap(settings: Settings, options: argparse.Namespace, rollouts: Rollouts) -> None:
     if options.canary is not None and not 0 < options.canary < 100:
         raise ServiceError(f"--canary {options.canary:g}: give a percentage between 0 and 100")
-    bundle = str(_bundle(settings, options.target or options.bundle))
+    bundle = _bundle(settings, options.target or options.bundle)
     share = 1.0 if options.canary is None else options.canary / 100
     rollouts.change(options.catalog, lambda one: one.want(bundle, share))
     deadline = time.monotonic() + READY_TIMEOUT_S
@@ -127,7 +128,7 @@ def _swap(settings: Settings, options: argparse.Namespace, rollouts: Rollouts) -
         raise ServiceError(f"{bundle}: refused, {rollout.stable} goes on serving: {rollout.reason}")
 
 
-def _foreground(settings: Settings, bundle: Path, console: Console) -> int:
+def _foreground(settings: Settings, bundle: str, console: Console) -> int:
     from serve.runtime import service  # Ray is imported here alone, so that `stop` answers at once
 
     ended = threading.Event()
@@ -152,10 +153,10 @@ def _foreground(settings: Settings, bundle: Path, console: Console) -> int:
     return 0
 
 
-def _detach(settings: Settings, bundle: Path, arguments: list[str], run: str, console: Console) -> int:
+def _detach(settings: Settings, bundle: str, arguments: list[str], run: str, console: Console) -> int:
     folder = run_directory(settings)
     state = running(folder)
-    if state is not None and state.bundle == str(bundle) and healthy(state.url):
+    if state is not None and state.bundle == bundle and healthy(state.url):
         _announce(state, console)
         return 0
     if end(folder) is not None:

@@ -23,7 +23,7 @@ from ray.serve import Application
 from ray.serve.config import AutoscalingConfig
 from ray.serve.handle import DeploymentHandle
 
-from genrec.bundle import published_path
+from genrec.bundle import bundle_place, published_path
 from genrec.config import PartSettings, ServeSettings, Settings, load_settings
 from serve.api import create_api
 from serve.backend import HandleBackend
@@ -84,20 +84,20 @@ class IngressReplica:
         return api
 
 
-def build(settings: Settings, bundle: Path) -> Application:
+def build(settings: Settings, bundle: str | Path) -> Application:
     """Compose the deployments.
 
     Args:
         settings: the validated tree.
-        bundle: directory of the bundle, visible to every node that runs a replica.
+        bundle: directory of the bundle, visible to every node that runs a replica, or its URI.
 
     Raises:
         ApiKeysError: there is no usable key where settings.serve.api_keys says.
     """
     limits, keys = settings.serve, load_digests(settings.serve.api_keys)
-    folder, start = run_directory(settings), str(bundle.resolve())
+    folder, start = run_directory(settings), bundle_place(bundle)
     rollouts = folder / ROLLOUT_FILE
-    catalogs = {name: str(Path(path).resolve()) for name, path in limits.catalogs.items()}
+    catalogs = {name: bundle_place(path) for name, path in limits.catalogs.items()}
     Rollouts(rollouts).begin({DEFAULT_CATALOG: start, **catalogs})
     part = PartSettings(
         cpus=limits.cpus_per_replica,
@@ -175,4 +175,4 @@ class BuildArguments(BaseModel):
 def application(arguments: BuildArguments) -> Application:
     """Builder for Serve's config files."""
     settings = load_settings(arguments.config, preset=arguments.preset, overrides=arguments.overrides)
-    return build(settings, Path(arguments.bundle))
+    return build(settings, arguments.bundle)

@@ -100,7 +100,7 @@ class InstructorReplica(_Part):
         from genrec.content.instructor import CatalogView, load_instructor
 
         self._worker = _Worker("instructor")
-        loaded = load_bundle(Path(bundle))
+        loaded = load_bundle(bundle)
         self._catalog, self._interactions = loaded.catalog, loaded.interactions
         self._users = {str(user): index for index, user in enumerate(loaded.interactions.user_ids)}
         self._instructor = load_instructor(settings.instructor)
@@ -198,7 +198,7 @@ class EditorReplica(_Part):
         from genrec.content.vision import load_encoder
 
         self._worker = _Worker("editor")
-        self._catalog: Catalog = load_bundle(Path(bundle)).catalog
+        self._catalog: Catalog = load_bundle(bundle).catalog
         folder = None if settings.editor.media is None else Path(settings.editor.media)
         self._media = FolderMedia(folder, self._catalog.item_ids, self._catalog.titles)
         self._encoder = load_encoder()
@@ -263,7 +263,7 @@ class FidelityReplica(_Part):
 
         self._worker = _Worker("fidelity")
         self._reader = _Worker("library")  # files are shown while a draft is checked
-        self._items = load_bundle(Path(bundle)).catalog.item_ids
+        self._items = load_bundle(bundle).catalog.item_ids
         self._gate = FidelityGate(settings.fidelity, Path(folder))
         self._library = Library(Path(folder), settings.fidelity)
         self._gate.review_prompt("a red apple")  # loads the checks

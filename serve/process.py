@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO
 
+from genrec.artifacts import local_root
 from genrec.config import Settings
 from genrec.errors import GenrecError
 
@@ -58,7 +59,7 @@ class Running:
 
 def run_directory(settings: Settings) -> Path:
     """The folder of the run."""
-    return Path(settings.run.directory).resolve() / settings.run.name
+    return local_root(settings.run.directory, settings.run.mirror).resolve() / settings.run.name
 
 
 @contextmanager

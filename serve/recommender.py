@@ -204,7 +204,7 @@ class RecommenderReplica:
         batching.set_batch_wait_timeout_s(limits.batch_wait_s)
 
     def _loaded(self, bundle: str) -> RecommenderLogic:
-        logic = RecommenderLogic(Recommender.load(Path(bundle)), self._limits)
+        logic = RecommenderLogic(Recommender.load(bundle), self._limits)
         logic.warm_up()
         return logic
 

@@ -22,7 +22,7 @@ from ray import serve
 from ray.serve.config import HTTPOptions
 from ray.serve.schema import LoggingConfig
 
-from genrec.bundle import load_bundle
+from genrec.bundle import bundle_place, load_bundle
 from genrec.config import Settings
 from serve.app import APP_NAME, build, cpus_needed
 from serve.keys import load_digests
@@ -35,12 +35,12 @@ _OUTER_TIMEOUT_S = 5.0
 
 
 @contextmanager
-def service(settings: Settings, bundle: Path) -> Iterator[Running]:
+def service(settings: Settings, bundle: str | Path) -> Iterator[Running]:
     """Serve ``bundle`` until the block is left.
 
     Args:
         settings: the validated tree.
-        bundle: directory of the bundle.
+        bundle: directory of the bundle, or its URI.
 
     Raises:
         ArtifactError: the bundle is absent, incomplete or altered.
@@ -73,7 +73,7 @@ def service(settings: Settings, bundle: Path) -> Iterator[Running]:
         host = "127.0.0.1" if settings.serve.host in {"0.0.0.0", "::"} else settings.serve.host  # noqa: S104
         url = f"http://{host}:{port}"
         _await_ready(url)
-        yield Running(os.getpid(), url, str(bundle.resolve()), version, dashboard, json.dumps(example), secured)
+        yield Running(os.getpid(), url, bundle_place(bundle), version, dashboard, json.dumps(example), secured)
     finally:
         _end(local=local)
 
@@ -107,7 +107,7 @@ def _require_cpus(settings: Settings) -> None:
         )
 
 
-def _deploy(settings: Settings, bundle: Path) -> None:
+def _deploy(settings: Settings, bundle: str | Path) -> None:
     try:
         serve.run(build(settings, bundle), name=APP_NAME, route_prefix="/")
     except RuntimeError as error:

@@ -19,6 +19,7 @@ from typing import Any
 
 from ray import tune
 from ray.tune.execution.placement_groups import PlacementGroupFactory
+from ray.util.metrics import Gauge
 
 from genrec.artifacts import ArtifactStore
 from genrec.errors import GenrecError
@@ -197,6 +198,11 @@ class _Watcher(tune.Callback):
     def __init__(self, records: Records, logs: list[Log], source: Source, asha: Asha | None, told: Told | None) -> None:
         self.records, self.logs, self.source, self.asha, self.told = records, logs, source, asha, told
         self._since: dict[str, float] = {}
+        sweep = {"sweep": records.directory.name}
+        self._states = Gauge("genrec_sweep_trials", "trials of a sweep by state", tag_keys=("sweep", "state"))
+        self._best = Gauge("genrec_sweep_best", "best value so far of a metric", tag_keys=("sweep", "metric"))
+        for gauge in (self._states, self._best):
+            gauge.set_default_tags(sweep)
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         record = self._record(trial)
@@ -249,8 +255,18 @@ class _Watcher(tune.Callback):
         self.records.save(record)
         for log in self.logs:
             log.update(record)
+        self._measure()
         if self.told is not None:
             self.told(record, self.records.trials)
+
+    def _measure(self) -> None:
+        """How the sweep is, for Prometheus."""
+        trials = list(self.records.trials.values())
+        for state in ("running", "finished", "stopped", "failed"):
+            self._states.set(sum(trial.state == state for trial in trials), tags={"state": state})
+        for metric in {name for trial in trials for name in trial.metrics}:
+            values = [trial.metrics[metric] for trial in trials if metric in trial.metrics]
+            self._best.set(max(values), tags={"metric": metric})
 
     def __reduce__(self) -> tuple[type, tuple[()]]:
         return (tune.Callback, ())

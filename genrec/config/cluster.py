@@ -23,6 +23,8 @@ NodeLabels = dict[
     Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9_./-]*[A-Za-z0-9])?$")],
     Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?$", max_length=63)],
 ]
+OBJECT_STORES = ("s3", "gs", "gcs", "abfs", "abfss", "hdfs")
+"""Schemes of pyarrow's file systems."""
 _SECRET_NAME = re.compile(r"TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL|(^|_)KEY(_|$)|ACCESS_KEY", re.IGNORECASE)
 
 
@@ -35,24 +37,38 @@ class ImageSettings(Section):
 
 
 class StorageSettings(Section):
-    """Where runs live: the same on every node."""
+    """Where runs live: the same for every node."""
 
-    uri: str = Field("file:///mnt/genrec", description="a shared file system, mounted at this path on every node")
-    claim: KubernetesName = Field("genrec-storage", description="Kubernetes: PersistentVolumeClaim, ReadWriteMany")
+    uri: str = Field(
+        "file:///mnt/genrec",
+        description="a shared file system, mounted at this path on every node; or an object store: s3://bucket/folder, "
+        "gs://...",
+    )
+    claim: KubernetesName = Field(
+        "genrec-storage", description="Kubernetes, file:// only: PersistentVolumeClaim, ReadWriteMany"
+    )
 
     @field_validator("uri")
     @classmethod
-    def _mounted(cls, uri: str) -> str:
+    def _place(cls, uri: str) -> str:
         scheme, found, path = uri.partition("://")
+        if scheme in OBJECT_STORES and found and re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._@/-]*[A-Za-z0-9]", path):
+            return uri  # no query and no user: credentials come from the nodes' environment
         if not found or scheme != "file" or not path.startswith("/") or posixpath.normpath(path) != path or path == "/":
             raise ValueError(
-                "stages are written to a file system that all nodes have mounted; write file:///absolute/path"
+                "stages are written where all nodes read them; write file:///absolute/path of a file system that all "
+                "have mounted, or s3://bucket/folder without credentials"
             )
         return uri
 
     @property
+    def mounted(self) -> bool:
+        """It is a path on every node."""
+        return self.uri.startswith("file://")
+
+    @property
     def path(self) -> str:
-        """The mount point."""
+        """The mount point, or the URI."""
         return self.uri.removeprefix("file://")
 
 

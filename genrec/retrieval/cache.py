@@ -8,6 +8,9 @@ must be storage that all nodes see.
 
 from __future__ import annotations
 
+import collections
+import logging
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -17,11 +20,16 @@ import numpy as np
 import ray
 import ray.data
 from numpy.typing import NDArray
+from ray.util.metrics import Counter, Histogram
 
 from genrec.errors import SettingsError
 from genrec.retrieval.cache_table import CacheKey
 from genrec.retrieval.cache_units import CacheInputs, TextWorker, Unit, Worker
 from genrec.retrieval.cache_work import CacheReport, build
+
+log = logging.getLogger(__name__)
+
+_SECONDS = [0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000]
 
 
 def build_cache(directory: Path, inputs: CacheInputs, key: CacheKey) -> CacheReport:
@@ -53,8 +61,12 @@ def build_cache(directory: Path, inputs: CacheInputs, key: CacheKey) -> CacheRep
             compute=ray.data.ActorPoolStrategy(size=actors),
             num_cpus=1,
         )
+        units_of: collections.Counter[str] = collections.Counter()
         for batch in done.iter_batches(batch_size=1):
+            units_of.update(map(str, batch["node"]))
             yield from (None for _ in batch["block"])
+        told = ", ".join(f"{count} on node {node[:8]}" for node, count in sorted(units_of.items()))
+        log.info("retrieval cache: %d units by %d actors: %s", sum(units_of.values()), actors, told)
 
     return build(directory, inputs, key, execute, share=ray.put, shard_users=inputs.settings.shard_users)
 
@@ -66,12 +78,23 @@ class _Actor:
         if make is TextWorker:  # the shards stay in the store until their turn
             *given, shards = given
             given = [*given, [_Fetch(shard) for shard in shards]]  # type: ignore[attr-defined]
+        kind = {"kind": make.__name__.removesuffix("Worker").lower()}
+        self.units = Counter("genrec_cache_units", "units of a retrieval cache done", tag_keys=("kind",))
+        self.seconds = Histogram(
+            "genrec_cache_unit_s", "time of a unit of a retrieval cache", boundaries=_SECONDS, tag_keys=("kind",)
+        )
+        self.units.set_default_tags(kind)
+        self.seconds.set_default_tags(kind)
         self.worker = make(*[ray.get(value) if isinstance(value, ray.ObjectRef) else value for value in given])
 
     def __call__(self, batch: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         for part, block, shard in zip(batch["part"], batch["block"], batch["shard"], strict=True):
+            began = time.perf_counter()
             self.worker(Unit(str(part), int(block), int(shard)))
-        return {"block": np.asarray(batch["block"])}
+            self.units.inc()
+            self.seconds.observe(time.perf_counter() - began)
+        node = ray.get_runtime_context().get_node_id()
+        return {"block": np.asarray(batch["block"]), "node": np.full(len(batch["block"]), node)}
 
 
 class _Fetch:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from genrec.artifacts import ArtifactStore, Manifest, canonical_json, read_manifest
+from genrec.artifacts import ArtifactStore, Manifest, canonical_json, read_manifest, store_at
 from genrec.bundle import AUGMENTED, MEMORY
 from genrec.config import EvaluationSettings
 from genrec.errors import ArtifactError
@@ -47,13 +47,16 @@ class _Run:
     made_with: Mapping[str, Any]
 
 
-def compare(directory: Path, names: Sequence[str], evaluation: EvaluationSettings) -> list[MetricRow]:
+def compare(
+    directory: str | Path, names: Sequence[str], evaluation: EvaluationSettings, mirror: str | None = None
+) -> list[MetricRow]:
     """Metric rows of all models of all runs.
 
     Args:
-        directory: the runs' directory.
+        directory: the runs' directory, or its URI.
         names: of the runs.
         evaluation: cutoffs, bootstrap samples and confidence.
+        mirror: ``run.mirror``.
 
     Raises:
         ArtifactError: a run is absent or was not evaluated.
@@ -62,7 +65,7 @@ def compare(directory: Path, names: Sequence[str], evaluation: EvaluationSetting
 
     groups: dict[bytes, dict[int | None, _Run]] = {}
     for name in names:
-        for run in _runs(directory, name):
+        for run in _runs(directory, name, mirror):
             identity = canonical_json([run.frame.model, run.dataset, dict(run.made_with)])
             groups.setdefault(identity, {}).setdefault(run.frame.seed, run)
     members = [list(group.values()) for group in groups.values()]
@@ -74,11 +77,11 @@ def compare(directory: Path, names: Sequence[str], evaluation: EvaluationSetting
     return rows
 
 
-def _runs(directory: Path, name: str) -> list[_Run]:
-    path = open_stage(directory, name, "evaluate")
+def _runs(directory: str | Path, name: str, mirror: str | None) -> list[_Run]:
+    path = open_stage(directory, name, "evaluate", mirror)
     from genrec.evaluation.rank import load_frame  # brings torch; a misspelt name is told without it
 
-    manifests = _chain(ArtifactStore(directory / "artifacts"), read_manifest(path, verify_files=False))
+    manifests = _chain(store_at(directory, mirror), read_manifest(path, verify_files=False))
     dataset = json.loads((path / METRICS).read_bytes())[0]["dataset"]
     return [
         _Run(frame, dataset, _made_with(frame.model, manifests))
@@ -93,9 +96,9 @@ def _chain(store: ArtifactStore, manifest: Manifest) -> dict[str, Manifest]:
         if not stage.startswith("file:"):
             if not store.has(stage, key):
                 raise ArtifactError(
-                    f"{store.path(stage, key)}: deleted, so runs cannot be told apart. Run {stage} again."
+                    f"{store.where(store.path(stage, key))}: deleted, so runs cannot be told apart. Run {stage} again."
                 )
-            chain |= _chain(store, read_manifest(store.path(stage, key), verify_files=False))
+            chain |= _chain(store, store.manifest(stage, key))
     return chain
 
 

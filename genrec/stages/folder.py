@@ -18,7 +18,7 @@ from pathlib import Path
 
 from genrec import __version__
 from genrec.artifacts import ArtifactStore, canonical_json
-from genrec.bundle import published_path
+from genrec.bundle import LINKS as BUNDLES
 from genrec.config import Settings, resolved_yaml
 from genrec.errors import ArtifactError
 from genrec.stages.stage import Plan
@@ -43,7 +43,7 @@ class RunFolder:
 
     def __init__(self, settings: Settings, store: ArtifactStore, plans: Mapping[str, Plan]) -> None:
         self.settings, self.store, self.plans = settings, store, plans
-        self.path = Path(settings.run.directory) / settings.run.name
+        self.path = store.root.parent / settings.run.name
 
     def update(self) -> None:
         """Write run.json and set the links to what is finished by now; each change is one rename."""
@@ -61,28 +61,31 @@ class RunFolder:
         }
         _write(self.path / RUN, canonical_json(record))
         _write(self.path / "settings.yaml", resolved_yaml(self.settings).encode())
+        for name in ("settings.yaml", RUN):
+            self.store.share(self.path / name)
         for link, (stage, file) in LINKS.items():
             if stages.get(stage, {}).get("finished"):
                 self._link(self.path / link, stage, file)
             else:  # made with other settings under the same name
                 (self.path / link).unlink(missing_ok=True)
         if stages.get("bundle", {}).get("finished"):
-            self._link(published_path(self.settings), "bundle", "")
+            self._link(self.store.root.parent / BUNDLES / self.settings.bundle.name, "bundle", "")
 
     @staticmethod
-    def read_keys(path: Path) -> dict[str, str]:
-        """Stage -> key of the finished stages of the run at ``path``.
+    def read_keys(store: ArtifactStore, run: str) -> dict[str, str]:
+        """Stage -> key of the finished stages of a run.
 
         Raises:
-            ArtifactError: there is no run.
+            ArtifactError: there is no run of that name.
         """
+        raw, path = store.record(f"{run}/{RUN}"), store.where(store.root.parent / run / RUN)
+        if raw is None:
+            raise ArtifactError(f"{path}: no such run; `python -m genrec run` makes one")
         try:
-            stages = json.loads((path / RUN).read_bytes())["stages"]
+            stages = json.loads(raw)["stages"]
             return {name: entry["key"] for name, entry in stages.items() if entry["finished"]}
-        except OSError as error:
-            raise ArtifactError(f"{path / RUN}: no such run; `python -m genrec run` makes one") from error
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ArtifactError(f"{path / RUN}: not a run record ({error}); run it again") from error
+            raise ArtifactError(f"{path}: not a run record ({error}); run it again") from error
 
     def _link(self, link: Path, stage: str, file: str) -> None:
         target = self.store.path(stage, self.plans[stage].key) / file
@@ -93,6 +96,8 @@ class RunFolder:
         fresh.unlink(missing_ok=True)
         fresh.symlink_to(os.path.relpath(target, link.parent))
         os.replace(fresh, link)
+        if target.is_file():
+            self.store.share(link)
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -7,7 +7,6 @@ import platform
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from genrec.artifacts import read_manifest
 from genrec.bundle import served_model
 from genrec.config import Cell, Settings
 from genrec.evaluation.exposure import USER_METRICS, UserAccuracy, read_users
@@ -129,7 +128,7 @@ def _record(run: GridRun, cell: Cell) -> CellRecord:
     plan = pipeline.plans.get("pretrain")
     if plan is None or not pipeline.store.has("pretrain", plan.key):
         return record
-    told = read_manifest(pipeline.store.path("pretrain", plan.key), verify_files=False).metrics
+    told = pipeline.store.manifest("pretrain", plan.key).metrics
     return replace(record, training={name: told[name] for name in SHOWN if name in told})
 
 

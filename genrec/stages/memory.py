@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from genrec.config import Settings, TrainingSettings
+from genrec.errors import SettingsError
 from genrec.stages.stage import Context
 from genrec.stages.training import WEIGHTS, build_sasrec, train_task
 
@@ -158,6 +159,11 @@ def find_users(context: Context, sources: Sources) -> tuple[Path, CacheKey]:
     from genrec.retrieval.retriever import REPRESENTATION, needed_spaces
 
     settings, manifests = context.settings, context.manifests
+    if not context.store.shared and settings.training.strategy != "single":
+        raise SettingsError(
+            "plugin.memory.finetune: with run.directory by URI the nodes share no file system for the retrieval cache; "
+            "mount the storage (file:///...), or set training.strategy=single and training.workers=1"
+        )
     # No votes: fine-tuning reads users alone.
     update = {"vote_sources": (), "train_positions": settings.plugin.memory.train_positions}
     retrieval = retrieval_in_use(settings).model_copy(update=update)

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, Protocol
 
-from genrec.artifacts import ArtifactStore, Manifest
+from genrec.artifacts import Manifest, local_root, store_at
 from genrec.config import Settings
 from genrec.errors import ArtifactError, SettingsError
 from genrec.stages.declared import STAGES
@@ -79,8 +79,8 @@ class Pipeline:
             raise SettingsError(f"run.name: {settings.run.name!r} is a folder that genrec uses itself; take another")
         self.settings = settings
         self.reporter, self.watch, self.keep_folder = reporter or Silent(), watch or Watch(), keep_folder
-        self.directory = Path(settings.run.directory)
-        self.store = ArtifactStore(self.directory / "artifacts")
+        self.directory = local_root(settings.run.directory, settings.run.mirror)
+        self.store = store_at(settings.run.directory, settings.run.mirror)
         self.plans = plan(stages, settings)
         self.folder = RunFolder(settings, self.store, self.plans)
         self._opened: dict[str, tuple[Path, Manifest]] = {}
@@ -137,13 +137,14 @@ class Pipeline:
         began = time.monotonic()
         outcome = stage.make(
             Context(
-                settings=self.settings,
+                settings=self._where_it_runs(),
                 out=out,
                 scratch=scratch,
                 inputs={source: self._opened[source][0] for source in stage.inputs},
                 manifests={source: self._opened[source][1] for source in stage.inputs},
                 cache=self.directory / "cache",
                 watch=self.watch,
+                store=self.store,
             )
         )
         manifest = Manifest(
@@ -157,16 +158,31 @@ class Pipeline:
         self.store.commit(manifest)
         return "resumed" if resumed else "made"
 
+    def _where_it_runs(self) -> Settings:
+        """The settings; with storage by URI, checkpoints are copied there, for another machine may have to go on."""
+        if self.store.uploads is None or self.settings.training.upload is not None:
+            return self.settings
+        training = self.settings.training.model_copy(update={"upload": self.store.uploads})
+        return self.settings.model_copy(update={"training": training})
 
-def open_stage(directory: Path, name: str, stage: str) -> Path:
+
+def open_stage(directory: str | Path, name: str, stage: str, mirror: str | None = None) -> Path:
     """The verified artifact of a stage of an earlier run, by the run's name.
+
+    Args:
+        directory: of the runs, or their URI.
+        name: of the run.
+        stage: wanted.
+        mirror: ``run.mirror``.
 
     Raises:
         ArtifactError: no such run, or its stage is not finished.
     """
-    keys = RunFolder.read_keys(directory / name)
+    store = store_at(directory, mirror)
+    keys = RunFolder.read_keys(store, name)
     if stage not in keys:
         raise ArtifactError(
-            f"{directory / name}: {stage} is not finished in that run. Run it: python -m genrec {stage}"
+            f"{store.where(store.root.parent / name)}: {stage} is not finished in that run. Run it: "
+            f"python -m genrec {stage}"
         )
-    return ArtifactStore(directory / "artifacts").open(stage, keys[stage])[0]
+    return store.open(stage, keys[stage])[0]

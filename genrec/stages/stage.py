@@ -55,6 +55,7 @@ class Context:
         manifests: input stage -> manifest.
         cache: directory of things that may be deleted at any time.
         watch: who hears how a training goes on.
+        store: where the inputs are from.
     """
 
     settings: Settings
@@ -64,6 +65,7 @@ class Context:
     manifests: Mapping[str, Manifest]
     cache: Path
     watch: Watch = Watch()
+    store: ArtifactStore = field(default_factory=lambda: ArtifactStore("."))
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 WEIGHTS = "weights.safetensors"
 PLUGIN_WEIGHTS = "plugin.safetensors"
 EMBEDDINGS = "embeddings.safetensors"
-KEPT = ("metrics.jsonl", "tensorboard", "mlflow_run.txt")
+KEPT = ("metrics.jsonl", "workers.jsonl", "tensorboard", "mlflow_run.txt")
 """What of a run's directory goes into the artifact beside the best weights; checkpoints do not."""
 
 
@@ -133,8 +133,12 @@ def train_task(context: Context, factory: TaskFactory, training: TrainingSetting
     else:
         from genrec.training.ray_train import fit_on_ray
 
-        callbacks = context.watch.callbacks
-        result = fit_on_ray(factory, training, seed, work, sid_version=sid_version, callbacks=callbacks)
+        callbacks, apart = context.watch.callbacks, None
+        if not context.store.shared:
+            from genrec.training.apart import Apart
+
+            apart = Apart(context.store, [(stage, manifest.key) for stage, manifest in context.manifests.items()])
+        result = fit_on_ray(factory, training, seed, work, sid_version=sid_version, callbacks=callbacks, apart=apart)
     shutil.copyfile(result.weights, context.out / WEIGHTS)
     for name in KEPT:
         if (work / name).is_dir():

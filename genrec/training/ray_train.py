@@ -23,7 +23,10 @@ from ray.train.torch import TorchConfig, TorchTrainer
 
 from genrec.config import TrainingSettings
 from genrec.errors import GenrecError, SettingsError
-from genrec.training.loop import FitResult, checkpoints, fit, result_of
+from genrec.training.apart import Apart
+from genrec.training.attempts import note_attempt, read_attempts
+from genrec.training.gauges import TrainingGauges
+from genrec.training.loop import FitResult, Reporter, checkpoints, fit, mirror_of, result_of
 from genrec.training.strategies import build_strategy
 from genrec.training.task import Task
 
@@ -48,6 +51,7 @@ def fit_on_ray(
     *,
     sid_version: str | None,
     callbacks: Sequence[UserCallback] = (),
+    apart: Apart | None = None,
 ) -> FitResult:
     """Train on the connected Ray cluster, going on from the last complete checkpoint in ``work_dir``.
 
@@ -58,24 +62,34 @@ def fit_on_ray(
         work_dir: the run's directory, at the same path on every node.
         sid_version: the task's; a checkpoint made with other semantic IDs is refused before anything starts.
         callbacks: of Ray Train, told of every checkpoint's metrics.
+        apart: how nodes that share no file system get what they read; None: they see ``work_dir`` and all artifacts.
 
     Raises:
-        SettingsError: the cluster can never hold the workers.
+        SettingsError: the cluster can never hold the workers, or ``training.upload`` is no place.
         VersionMismatchError: ``work_dir`` holds a run with other semantic IDs.
         TrainingError: workers failed more often than ``max_failures`` allows.
         GenrecError: what a worker raised of this kind, unchanged.
     """
     work_dir = work_dir.resolve()
     store = checkpoints(work_dir, sid_version)
+    if apart is not None:
+        apart.fetch_state(work_dir, settings)
     latest = store.latest()
     if latest is not None and (progress := store.load(latest)[0]).stopped:
         return result_of(work_dir, progress)
     require_resources(settings)
+    mirror_of(work_dir, settings)  # a place that is none is told before anything starts
     fixed = settings.workers_min is None
     workers: Any = settings.workers if fixed else (settings.workers_min, settings.workers)
     trainer = TorchTrainer(
         _work,
-        train_loop_config={"factory": factory, "settings": settings, "seed": seed, "work_dir": work_dir},
+        train_loop_config={
+            "factory": factory,
+            "settings": settings,
+            "seed": seed,
+            "work_dir": work_dir,
+            "apart": apart,
+        },
         torch_config=TorchConfig(timeout_s=COLLECTIVE_TIMEOUT_S),
         scaling_config=ScalingConfig(
             num_workers=workers,
@@ -84,7 +98,7 @@ def fit_on_ray(
         ),
         run_config=RunConfig(
             name=work_dir.name,
-            storage_path=str(work_dir / "ray"),
+            storage_path=str(work_dir / "ray") if apart is None else f"{settings.upload}/ray",
             callbacks=list(callbacks),  # type: ignore[arg-type]
             failure_config=FailureConfig(
                 max_failures=settings.max_failures,
@@ -96,6 +110,10 @@ def fit_on_ray(
         trainer.fit()
     except ray.train.TrainingFailedError as error:
         raise _cause(error) from error
+    if apart is not None:
+        apart.fetch_state(work_dir, settings)
+    for attempt in read_attempts(work_dir):
+        logger.info("%s", attempt)
     latest = store.latest()
     assert latest is not None, "training ended without a checkpoint"
     return result_of(work_dir, store.load(latest)[0])
@@ -139,8 +157,25 @@ def _work(config: dict[str, Any]) -> None:
     settings: TrainingSettings = config["settings"]
     torch.set_num_threads(max(1, int(settings.cpus_per_worker)))
     device = ray.train.torch.get_device() if settings.gpus_per_worker > 0 else torch.device("cpu")
+    work_dir: Path = config["work_dir"]
+    apart: Apart | None = config["apart"]
+    reporter: Reporter = ray.train.report
     strategy = build_strategy(settings.strategy, device)
-    fit(config["factory"](), settings, config["seed"], config["work_dir"], strategy, reporter=ray.train.report)
+    if apart is not None:
+        apart.fetch_inputs()
+        apart.fetch_state(work_dir, settings)
+        reporter = apart.reporting(work_dir, settings, reporter, strategy.rank)
+    nodes: list[Any] = [ray.get_runtime_context().get_node_id()] * strategy.world
+    if strategy.world > 1:  # also: no node begins before all have fetched
+        torch.distributed.all_gather_object(nodes, nodes[0])
+    if strategy.rank == 0:
+        work_dir.mkdir(parents=True, exist_ok=True)
+        gauges = TrainingGauges(f"{work_dir.parent.name}/{work_dir.name.lstrip('.').removesuffix('.scratch')}")
+        gauges.began(note_attempt(work_dir, nodes, max(checkpoints(work_dir).steps(), default=0)))
+        reporter = gauges.reporting(reporter)
+    fit(config["factory"](), settings, config["seed"], work_dir, strategy, reporter=reporter)
+    if apart is not None and strategy.rank == 0:
+        apart.send_curves(work_dir, settings)
 
 
 def _cause(error: BaseException) -> GenrecError:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import yaml
@@ -41,6 +43,17 @@ def test_every_package_is_pinned():
         for name, version in re.findall(r"\b([a-z]+)==(\S+)", install):
             assert PINS.get(name, version) == version
     assert "ray" in PINS
+
+
+def test_hadolint_finds_nothing():
+    """It knows the best practices of container files; what is passed over says so in the file, with its reason."""
+    hadolint = Path(sys.executable).parent / "hadolint"
+    told = subprocess.run(
+        [hadolint, "--no-color", ROOT / "cluster" / "docker" / "Dockerfile"], capture_output=True, text=True, timeout=60
+    )
+    assert (told.returncode, told.stdout) == (0, "")
+    wrong = subprocess.run([hadolint, "-"], input="FROM python\nRUN cd /x\n", capture_output=True, text=True, timeout=60)
+    assert "DL3006" in wrong.stdout, "the linter works"
 
 
 def test_the_user_is_the_one_of_the_pods():

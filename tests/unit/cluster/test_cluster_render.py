@@ -38,6 +38,7 @@ FULL = [
 VARIANTS = {
     "defaults": [],
     "full": FULL,
+    "object-store": ["cluster.storage.uri=s3://shop/genrec"],
     "one-group-no-redis": ["cluster.gpu_workers.max=0", "cluster.redis.address=null"],
 }
 
@@ -122,6 +123,19 @@ def test_kuberay_files_are_what_the_crds_take(kind):
     assert not validator.is_valid(misspelt)
 
 
+def test_with_an_object_store_nothing_is_mounted_and_all_goes_there():
+    overrides = ("cluster.storage.uri=s3://shop/genrec", "run.name=shop")
+    for kind in ("raycluster", "ray-up"):
+        text = render(kind, load_settings(overrides=overrides), RUN)
+        assert "mountPath: s3" not in text
+        assert "claimName" not in text
+        assert "--volume" not in text
+    spec = content("rayjob", *overrides)["spec"]
+    assert shlex.split(spec["entrypoint"])[-1] == "run.directory=s3://shop/genrec/runs"
+    arguments = content("serve", *overrides)["applications"][0]["args"]
+    assert arguments["bundle"] == "s3://shop/genrec/runs/shop/bundle"
+
+
 def test_ray_service_carries_the_serve_config():
     inner = yaml.safe_load(content("rayservice")["spec"]["serveConfigV2"])
     assert inner == content("serve")
@@ -203,7 +217,9 @@ def test_golden(kind):
     [
         ("cluster.hed.cpus=2", "cluster.hed: unknown key; did you mean 'head'?"),
         ("cluster.cpu_workers.maximum=2", "cluster.cpu_workers.maximum: unknown key; did you mean 'max'?"),
-        ("cluster.storage.uri=s3://bucket/runs", "file:///absolute/path"),
+        ("cluster.storage.uri=ftp://bucket/runs", "file:///absolute/path"),
+        ("cluster.storage.uri=s3://key:secret@bucket/runs", "without credentials"),
+        ("cluster.storage.uri=s3://bucket/runs?secret_key=x", "without credentials"),
         ("cluster.storage.uri=file:///mnt/../etc", "file:///absolute/path"),
         ("cluster.cpu_workers={min: 5, max: 2}", "min 5 is above its max 2"),
         ("cluster.job.env={AWS_SECRET_ACCESS_KEY: x}", "AWS_SECRET_ACCESS_KEY looks like a secret"),

@@ -27,7 +27,7 @@ CHAIN = {
     "bundle": ["prepare", "tokenize", "pretrain", "finetune", "evaluate"],
 }
 NOTHING = {
-    "run.name", "run.directory", "data.path", "data.feedback", "encoder.path", "encoder.batch_size", "tokenizer.published",
+    "run.name", "run.directory", "run.mirror", "data.path", "data.feedback", "encoder.path", "encoder.batch_size", "tokenizer.published",
     "tokenizer.published_first_id",  # unless the codes are published, see below
     "training.cpus_per_worker", "training.gpus_per_worker", "training.max_failures", "training.checkpoint_every",
     "training.checkpoint_steps", "training.log_every", "training.tensorboard", "training.mlflow_uri",
