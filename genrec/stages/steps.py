@@ -125,6 +125,7 @@ def bundle(context: Context) -> Outcome:
         weights=tuned if tuned.is_file() else context.inputs["pretrain"] / WEIGHTS,
         prepared=context.inputs["prepare"],
         neighbours=finetuned if has_neighbours else None,
+        tokenizer=None if context.settings.tokenizer.tables else context.inputs["tokenize"],
         sid_table=table,
         settings=nested(made_with),
         metrics=rows,
