@@ -55,7 +55,7 @@ export async function refresh() {
     tell(`${reply.items.length} recommendations`);
   } catch (error) {
     if (error.name === "AbortError") return;
-    if (!now) find("cards").replaceChildren();
+    if (!now) showEmpty();
     fault(error, refresh);
   } finally {
     if (!signal.aborted) find("shelf").setAttribute("aria-busy", "false");
