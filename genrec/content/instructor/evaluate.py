@@ -1,12 +1,13 @@
 """How well the instructor decides, on instructions written by hand and split by paraphrase family.
 
 Macro-F1 over the four actions, the expected calibration error of the action taken, slots F1, the confusion matrix,
-and two rates: over-generation (something is edited or made though the catalog satisfies) and under-generation (the catalog
-is searched though something was to be made or changed). Beside it two rules: always retrieve, and BM25 with a
-threshold chosen on the dev set. Intervals are 95% bootstrap intervals over families, so that ten wordings of one idea count as one.
+and two rates: over-generation (something is edited or made though the catalog satisfies) and under-generation (the
+catalog is searched though something was to be made or changed). Beside it two rules: always retrieve, and BM25 with a
+threshold chosen on the dev set. Intervals are 95% bootstrap intervals over families, so that ten wordings of one idea
+count as one.
 
-Slots: a text slot scores the overlap of its words with the expected ones (F1 of the two bags, articles left out); style,
-medium, operation and item score 1 when equal (styles: when they share a word). "exact" asks for equal texts.
+Slots: a text slot scores the overlap of its words with the expected ones (F1 of the two bags, articles left out);
+style, medium, operation and item score 1 when equal (styles: when they share a word). "exact" asks for equal texts.
 """
 
 from __future__ import annotations

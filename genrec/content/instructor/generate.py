@@ -11,7 +11,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 
 import yaml
@@ -256,7 +256,8 @@ class InstructionMaker:
         if self.rng.random() < 0.07:
             return self._example(self.grammar.say("unclear_change"), "vague", shown=shown, picture=picture)
         operation = self.rng.choice((*_CHANGES, "restyle", "restyle", "add", "remove"))
-        said = self.grammar.say(f"change_{operation}")
+        bare = (chance < 0.45 and self.rng.random() < 0.55) or chance > 0.94
+        said = self.grammar.say(f"{'bare' if bare else 'change'}_{operation}")
         return self._example(said, "change", shown=shown, picture=picture, operation=operation)
 
     def _vague(self) -> Example:
@@ -276,9 +277,11 @@ class InstructionMaker:
             return self._example(said, "seek", shown=self._list(3), turns=(turn,), continues=True)
         if kind == "switch":
             before = self.rng.choice([self._seek, self._make, self._vague])()
-            after = self.rng.choice([self._seek, self._make, self._vague])()
+            after = self.rng.choice([self._seek, self._make, self._vague, self._change])()
+            if after.intent != "change" and self.rng.random() < 0.4:
+                after = replace(after, said=self._turned_away(after.said))
             return self._example(after.said, after.intent, shown=after.instruction.shown, picture=after.picture,
-                                 turns=(before.said,), continues=False)  # fmt: skip
+                                 turns=(before.said,), operation=after.operation, continues=False)  # fmt: skip
         shown = self._list(4)
         self._point(shown, this=False)
         operation = self.rng.choice(_CHANGES)
@@ -291,6 +294,12 @@ class InstructionMaker:
                 turn, shown = self.grammar.say("make"), shown[:1]
             said, operation = self._refined_edit()
         return self._example(said, "change", shown=shown, turns=(turn,), operation=operation, continues=True)
+
+    def _turned_away(self, said: Said) -> Said:
+        """The text after words that leave the turn before."""
+        begin = self.rng.choice(self.grammar.lists["turning_away"]) + self.rng.choice([" ", " ", ". "])
+        spans = tuple((left + len(begin), right + len(begin), slot) for left, right, slot in said.spans)
+        return Said(begin + said.text, spans, said.family)
 
     def _refined_edit(self) -> tuple[Said, str]:
         said = self.grammar.say("refine_edit")

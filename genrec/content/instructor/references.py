@@ -27,6 +27,7 @@ _NUMBER = re.compile(
     rf"(?:#|\b(?:number|no\.?|nr\.?|num|item|result|option|picture|pic|position|place|entry|card|poster) ?#?)"
     rf" ?(\d{{1,2}}|{'|'.join(_CARDINALS)})\b"
 )
+_BARE_NUMBER = re.compile(r"\b(?:love|like|take|on|for|from|to|with) (\d{1,2})(?=[,.;:!?]|$)")
 _LAST = re.compile(
     rf"\b(?:the )?(?:(second|third|next)[ -](?:to[ -])?(?:last)|(last|bottom|final|rightmost|lowest)) (?:of|{_THING})"
 )
@@ -103,7 +104,7 @@ def _place(folded: str, length: int) -> tuple[int, str] | None:
     match = _MIDDLE.search(folded)
     if match and length:
         return (length - 1) // 2, match[0]
-    match = _NUMBER.search(folded)
+    match = _NUMBER.search(folded) or _BARE_NUMBER.search(folded)
     if match:
         word = match[1]
         return (int(word) if word.isdigit() else _CARDINALS.index(word) + 1) - 1, match[0]

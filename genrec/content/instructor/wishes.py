@@ -1,7 +1,8 @@
 """Wishes drawn from a catalog: its titles, their words, kinds and years, and things that it has nothing for.
 
 Two uses: as the target of a training instruction (:meth:`WishMaker.words`), and with a truth for the head of
-sufficiency (:meth:`WishMaker.judged`): some items are hidden, so that titles of real items are wishes that nothing satisfies.
+sufficiency (:meth:`WishMaker.judged`): some items are hidden, so that titles of real items are wishes that
+nothing satisfies.
 """
 
 from __future__ import annotations

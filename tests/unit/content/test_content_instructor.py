@@ -1,0 +1,317 @@
+"""The instructor: what it weighs, what it refers to, what it decides with the shipped heads, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from genrec.config import InstructorSettings
+from genrec.content.contracts import ACTIONS, Instruction
+from genrec.content.instructor import CatalogView, InstructionError, Instructor, load_instructor
+from genrec.content.instructor.heads import Heads
+from genrec.content.instructor.references import resolve
+from genrec.content.instructor.weighing import choose, compose
+from genrec.content.instructor.words import content_words, years
+from genrec.encoders.minilm import MiniLMEncoder
+from genrec.errors import ArtifactError, SettingsError
+
+FILMS = {
+    "Toy Story (1995)": "Animation Children's Comedy",
+    "GoldenEye (1995)": "Action Adventure Thriller",
+    "Usual Suspects, The (1995)": "Crime Thriller",
+    "Alien (1979)": "Action Horror Sci-Fi Thriller",
+    "Psycho (1960)": "Horror Romance Thriller",
+    "Casablanca (1942)": "Drama Romance War",
+    "Unforgiven (1992)": "Western",
+    "High Noon (1952)": "Western",
+    "Snow White and the Seven Dwarfs (1937)": "Animation Children's Musical",
+    "Fargo (1996)": "Crime Drama Thriller",
+    "Jaws (1975)": "Action Horror",
+    "Groundhog Day (1993)": "Comedy Romance",
+}
+TITLES = list(FILMS)
+
+
+@pytest.fixture(scope="module")
+def encoder() -> MiniLMEncoder:
+    return MiniLMEncoder()
+
+
+@pytest.fixture(scope="module")
+def instructor(encoder: MiniLMEncoder) -> Instructor:
+    return load_instructor(InstructorSettings(), encoder=encoder)
+
+
+@pytest.fixture(scope="module")
+def view(encoder: MiniLMEncoder) -> CatalogView:
+    return CatalogView.build(TITLES, [f"{title} {kinds}" for title, kinds in FILMS.items()], encoder)
+
+
+@pytest.mark.parametrize(
+    ("text", "span", "left"),
+    [
+        ("a western from the 50s", (1950, 1959), "a western from"),
+        ("noir of the early forties", (1940, 1943), "noir of the"),
+        ("comedies before 1960", (1880, 1959), "comedies"),
+        ("anything since 1990", (1991, 2100), "anything"),
+        ("between 1970 and 1975, crime", (1970, 1975), ", crime"),
+        ("horror 1979", (1979, 1979), "horror"),
+        ("12 angry men", None, "12 angry men"),
+    ],
+)
+def test_years_are_read_from_a_wish(text, span, left):
+    found, rest = years(text)
+    assert found == span
+    assert " ".join(rest.split()).startswith(left)
+
+
+def test_content_words_leave_out_what_carries_the_wish():
+    assert content_words("Could you find me a movie about the Wolves, please?") == ["wolve"]
+    assert content_words("Amélie's cats") == ["amelie", "cat"]
+
+
+@pytest.mark.parametrize(
+    ("text", "item"),
+    [
+        ("make the second one brighter", 3),
+        ("number three in blue", 5),
+        ("#1 as a gif", 0),
+        ("the last one, please", 5),
+        ("crop the top poster", 0),
+        ("the middle one", 3),
+        ("the 2nd picture", 3),
+        ("add a hat to the Casablanca poster", 5),
+        ("Second from the bottom looks odd", 3),
+    ],
+)
+def test_a_place_or_title_names_an_item_of_the_list(text, item, view):
+    assert resolve(text, (0, 3, 5), view).item == item
+
+
+def test_this_is_the_only_item_the_antecedent_or_unknown(view):
+    assert resolve("make it blue", (4,), view).item == 4
+    assert resolve("make it blue", (4, 5), view).item is None
+    assert resolve("make it blue", (4, 5), view, antecedent=5).item == 5
+    assert resolve("the seventh one", (4, 5), view).beyond
+    assert resolve("draw a fox", (4, 5), view).kind == "none"
+
+
+probabilities = st.lists(st.floats(0.001, 1), min_size=4, max_size=4).map(
+    lambda values: dict(zip(("seek", "change", "make", "vague"), (v / sum(values) for v in values), strict=True))
+)
+
+
+@given(probabilities, st.floats(0, 1), st.integers(0, 30), st.booleans())
+def test_probabilities_sum_to_one_and_rejections_move_towards_making(intents, sufficiency, rejected, can_edit):
+    def at(count: int) -> dict[str, float]:
+        return compose(intents, sufficiency, rejected=count, can_edit=can_edit, rejection_weight=0.5)
+
+    now, then = at(rejected), at(rejected + 1)
+    assert sum(now.values()) == pytest.approx(1)
+    assert min(now.values()) >= -1e-12
+    assert then["retrieve"] <= now["retrieve"] + 1e-12
+    assert then["create"] + then["edit"] >= now["create"] + now["edit"] - 1e-12
+
+
+def test_a_dearer_creation_is_chosen_less():
+    close = {"retrieve": 0.48, "create": 0.52, "edit": 0.0, "clarify": 0.0}
+    equal = InstructorSettings(cost_retrieve=1, cost_create=1)
+    dear = InstructorSettings(cost_retrieve=1, cost_create=1.5)
+    assert choose(close, equal)[0] == "create"
+    assert choose(close, dear)[0] == "retrieve"
+    unsure = {"retrieve": 0.3, "create": 0.3, "edit": 0.2, "clarify": 0.2}
+    assert choose(unsure, dear)[0] == "clarify"
+
+
+def test_search_finds_titles_kinds_years_and_slips(view, encoder):
+    def best(target: str, *constraints: str) -> str:
+        found = view.search(target, 3, constraints=constraints, encoder=encoder)
+        return TITLES[found.items[0]]
+
+    assert best("the usual suspects").startswith("Usual")
+    assert best("a western", "from the 50s").startswith("High Noon")
+    assert best("scary stuff in space").startswith("Alien")
+    assert best("grondhog day").startswith("Groundhog")
+    without = view.search("horror", 12, negatives=["psycho"], encoder=encoder)
+    assert TITLES[without.items[-1]].startswith("Psycho")
+    assert "elephant" in view.search("a purple elephant on the moon", 3, encoder=encoder).missing
+
+
+@pytest.mark.parametrize(
+    ("text", "shown", "action"),
+    [
+        ("Casablanca", (), "retrieve"),
+        ("find me a western", (), "retrieve"),
+        ("draw a red apple in watercolor style", (), "create"),
+        ("paint me a dragon playing chess on the moon", (0, 1, 2), "create"),
+        ("make the second one look like a pencil sketch", (0, 3, 5), "edit"),
+        ("remove the text from the Jaws poster", (3, 10), "edit"),
+        ("something nice", (), "clarify"),
+        ("hello there", (), "clarify"),
+    ],
+)
+def test_plain_instructions_are_decided(text, shown, action, instructor, view):
+    decision = instructor.decide(Instruction(text, shown=shown), view)
+    assert decision.action == action, decision
+    assert sum(decision.probabilities.values()) == pytest.approx(1, abs=1e-6)
+    assert (decision.question is not None) == (action == "clarify")
+    assert len(decision.trace) >= 2
+    assert set(decision.matches) <= set(range(len(TITLES)))
+
+
+def test_slots_are_filled_and_turns_resolved(instructor, view):
+    decision = instructor.decide(Instruction("make the second one look like a watercolor", shown=(0, 3, 5)), view)
+    assert (decision.slots.source_item, decision.slots.operation, decision.slots.style) == (3, "restyle", "watercolor")
+    turns = ("make the first one look like a watercolor",)
+    moved = instructor.decide(Instruction("no, the second one", turns=turns, shown=(0, 3, 5)), view)
+    assert (moved.action, moved.slots.source_item, moved.slots.style) == ("edit", 3, "watercolor")
+    again = instructor.decide(Instruction("the same but as a watercolor", turns=("draw a lighthouse",)), view)
+    assert (again.action, again.slots.target, again.slots.style) == ("create", "lighthouse", "watercolor")
+
+
+def test_an_edit_of_nobody_knows_what_is_asked_back(instructor, view):
+    decision = instructor.decide(Instruction("make it look like a watercolor", shown=(0, 3, 5)), view)
+    assert decision.action == "clarify"
+    assert "Toy Story" in str(decision.question)
+
+
+def test_a_picture_alone_means_more_like_this_and_rejections_move_on(instructor, view):
+    picture = Image.new("RGB", (8, 8))
+    assert instructor.decide(Instruction("", picture), view).action == "retrieve"
+    assert instructor.decide(Instruction("", picture, rejected=6), view).action in ("create", "edit")
+    assert instructor.decide(Instruction("", shown=(1, 2), rejected=6), view).action in ("create", "edit")
+    assert instructor.decide(Instruction("  "), view).action == "clarify"
+
+
+def test_rejections_turn_a_wish_towards_making(instructor, view):
+    made = [
+        instructor.decide(Instruction("a western", shown=(6, 7), rejected=count), view).probabilities
+        for count in (0, 3, 9)
+    ]
+    assert made[0]["retrieve"] > made[1]["retrieve"] > made[2]["retrieve"]
+    assert made[0]["create"] < made[1]["create"] < made[2]["create"]
+
+
+def test_what_cannot_be_read_is_refused(instructor, view):
+    with pytest.raises(InstructionError, match="2,001 characters"):
+        instructor.decide(Instruction("x" * 2001), view)
+    with pytest.raises(InstructionError, match=r"turns\[0\]"):
+        instructor.decide(Instruction("x", turns=("y" * 5000,)), view)
+    with pytest.raises(InstructionError, match="item 99"):
+        instructor.decide(Instruction("x", shown=(99,)), view)
+
+
+@given(st.text(max_size=200))
+def test_no_text_breaks_references_and_years(text):
+    years(text)
+    content_words(text)
+
+
+@pytest.mark.parametrize("text", ["\u202e\u0000", "💥" * 300, "a" * 2000, "<script>", "{}|\\", "пожалуйста кот", "。"])
+def test_odd_texts_are_decided(text, instructor, view):
+    assert instructor.decide(Instruction(text), view).action in ACTIONS
+
+
+def test_heads_that_are_not_there_or_altered_are_refused(tmp_path, instructor):
+    with pytest.raises(ArtifactError, match="content train instructor"):
+        load_instructor(InstructorSettings(weights=str(tmp_path)))
+    instructor.heads.save(tmp_path)  # type: ignore[attr-defined]
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["heads"]["signs"] = ["other"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ArtifactError, match="signs"):
+        Heads.load(tmp_path)
+
+
+@contextmanager
+def answering(status: int, body: bytes, seen: list[tuple[dict[str, str], dict[str, object]]]) -> Iterator[str]:
+    """A real HTTP server with one answer."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            length = int(self.headers["Content-Length"])
+            seen.append((dict(self.headers), json.loads(self.rfile.read(length))))
+            self.send_response(status)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/v1"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def reply(**changes: object) -> bytes:
+    values = {"seek": 0.0, "change": 0.96, "make": 0.02, "vague": 0.02, "target": None, "source_place": 2,
+              "operation": "crop", "style": None, "medium": None, "constraints": ["square"],
+              "negatives": []}  # fmt: skip
+    content = json.dumps({**values, **changes})
+    return json.dumps({"choices": [{"message": {"content": content}}]}).encode()
+
+
+def at(address: str, encoder: MiniLMEncoder, **more: object) -> Instructor:
+    return load_instructor(InstructorSettings(endpoint=address, endpoint_timeout_s=5, **more), encoder=encoder)
+
+
+def test_an_endpoint_reads_and_its_slots_are_checked_against_the_list(encoder, view, monkeypatch):
+    monkeypatch.setenv("INSTRUCTOR_KEY", "secret-key")
+    seen: list[tuple[dict[str, str], dict[str, object]]] = []
+    with answering(200, reply(), seen) as address:
+        instructor = at(address, encoder, endpoint_key_env="INSTRUCTOR_KEY", endpoint_model="small")
+        decision = instructor.decide(Instruction("hello there", shown=(0, 3, 5)), view)
+    assert (decision.action, decision.slots.source_item, decision.slots.operation) == ("edit", 3, "crop")
+    headers, body = seen[0]
+    assert headers["Authorization"] == "Bearer secret-key"
+    assert body["model"] == "small"
+    assert body["response_format"]["json_schema"]["schema"]["required"]  # type: ignore[index]
+    assert "secret-key" not in "".join(decision.trace)
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (500, b"broken"),
+        (200, b"not json"),
+        (200, b"[]"),
+        (200, b'{"choices": []}'),
+        (200, reply(seek=7)),
+        (200, reply(operation="format the disk")),
+        (200, reply(change=0.0, make=0.0, vague=0.0)),
+        (200, b"[" * 200_000),
+    ],
+)
+def test_an_endpoint_that_fails_leaves_the_decision_to_the_embedded_instructor(status, body, encoder, view, instructor):
+    wish = Instruction("Casablanca")
+    with answering(status, body, []) as address:
+        decision = at(address, encoder).decide(wish, view)
+    own = instructor.decide(wish, view)
+    assert decision.model_copy(update={"trace": ()}) == own.model_copy(update={"trace": ()})
+    assert "embedded instructor decided" in decision.trace[0]
+
+
+def test_an_endpoint_that_is_not_there_leaves_it_too(encoder, view):
+    assert at("http://127.0.0.1:9/v1", encoder).decide(Instruction("Casablanca"), view).action == "retrieve"
+
+
+def test_endpoint_settings_are_checked(encoder, monkeypatch):
+    monkeypatch.delenv("NO_SUCH_KEY", raising=False)
+    with pytest.raises(SettingsError, match="NO_SUCH_KEY"):
+        at("http://127.0.0.1:9/v1", encoder, endpoint_key_env="NO_SUCH_KEY")
+    with pytest.raises(ValueError, match="endpoint_key_env"):
+        InstructorSettings(endpoint="https://user:password@host/v1")

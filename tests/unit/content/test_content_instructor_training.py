@@ -1,0 +1,156 @@
+"""Training and evaluation of the instructor: the grammar's slots, the hand-written sets, the measures."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+
+from genrec.content.contracts import ACTIONS, Decision, Instruction, Slots
+from genrec.content.instructor.catalog_view import SIGNS, CatalogView, load_aliases
+from genrec.content.instructor.catalogs import movies
+from genrec.content.instructor.evaluate import (
+    Case,
+    action_metrics,
+    calibration_error,
+    load_cases,
+    slot_counts,
+    with_intervals,
+)
+from genrec.content.instructor.generate import Grammar, InstructionMaker, assemble, slip
+from genrec.content.instructor.heads import INTENTS, OPERATIONS, SPANS, TAGS
+from genrec.content.instructor.spans import medium_of, spans_of, trimmed
+from genrec.content.instructor.wishes import WishMaker
+
+
+@pytest.fixture(scope="module")
+def view() -> CatalogView:
+    items = movies()
+    nothing = np.zeros((len(items.titles), 2), np.float32)
+    return CatalogView(items.titles, items.texts, nothing, nothing, load_aliases())
+
+
+def test_drawn_instructions_have_their_slots_where_they_say(view):
+    drawn = InstructionMaker(view, 3).draw(400)
+    assert {each.intent for each in drawn} == set(INTENTS)
+    for each in drawn:
+        for said in (each.said, *each.turns):
+            assert said.text.strip() == said.text
+            for begin, end, slot in said.spans:
+                assert slot in SPANS
+                assert said.text[begin:end].strip(), (said.text, said.spans)
+        assert each.operation is None or each.operation in OPERATIONS
+        assert "<" not in each.said.text
+    again = InstructionMaker(view, 3).draw(400)
+    assert [each.said for each in drawn] == [each.said for each in again]
+
+
+def test_a_change_of_nothing_that_can_be_told_is_vague(view):
+    for each in InstructionMaker(view, 5).draw(600):
+        if each.intent == "change" and not each.turns:
+            assert each.picture or each.reference.item is not None or len(each.instruction.shown) == 1
+
+
+def test_pieces_are_joined_with_articles_and_commas_in_place():
+    text, spans = assemble([("draw a ", None), ("orange cat", "T"), (" , ", None), ("flat", "S"), ("  style", None)])
+    assert text == "draw an orange cat, flat style"
+    assert [text[begin:end] for begin, end, _ in spans] == ["orange cat", "flat"]
+
+
+def test_a_slip_changes_one_word_a_little():
+    rng = random.Random(0)
+    for _ in range(50):
+        assert abs(len(slip("the wonderful lighthouse", rng)) - 24) <= 1
+
+
+def test_every_template_can_be_drawn():
+    grammar = Grammar(random.Random(1), {"wish": lambda: "Alien", "ref": lambda: "the first one"})
+    for name, templates in grammar.lists.items():
+        for template in templates:
+            assert assemble(grammar.pieces(template)), (name, template)
+
+
+def test_wishes_know_whether_a_visible_item_satisfies(view):
+    maker = WishMaker(view, random.Random(2))
+    nothing, all_hidden = np.zeros(len(view), bool), np.ones(len(view), bool)
+    for _ in range(100):
+        assert not maker.judged(all_hidden, ["a purple owl"]).satisfied
+    judged = [maker.judged(nothing, ["a purple owl"]) for _ in range(200)]
+    assert 0.4 < np.mean([wish.satisfied for wish in judged]) < 0.9
+    assert all(wish.satisfied for wish in judged if wish.family == "keyword")
+
+
+def test_signs_tell_a_wish_that_is_met_from_one_that_is_not(view):
+    met = dict(zip(SIGNS, view.search("groundhog day", 5).signs, strict=True))
+    unmet = dict(zip(SIGNS, view.search("a walrus knitting socks", 5).signs, strict=True))
+    assert met["coverage"] == pytest.approx(1)
+    assert unmet["coverage"] < 0.5
+    assert unmet["heaviest_missing"] > met["heaviest_missing"]
+
+
+def test_tags_become_spans_of_whole_words():
+    text = "draw a red lighthouse, no people"
+    offsets = [(0, 4), (5, 6), (7, 10), (11, 16), (16, 21), (21, 22), (23, 25), (26, 32)]
+    names = ["O", "B-target", "I-target", "I-target", "O", "O", "O", "B-negative"]
+    scores = np.eye(len(TAGS), dtype=np.float32)[[TAGS.index(name) for name in names]]
+    found = spans_of(text, offsets, scores)
+    assert found.target == ("a red lighthouse",)
+    assert found.negative == ("people",)
+    assert trimmed("in the style of Klimt", "style") == "Klimt"
+    media = [medium_of([word]) for word in ("short clip", "posters", "blurb", "lamp")]
+    assert media == ["video", "image", "card", None]
+
+
+@pytest.mark.parametrize(("split", "least"), [("dev", 110), ("test", 400)])
+def test_the_hand_written_sets_are_whole(split, least, view):
+    cases = load_cases(split, view)
+    assert len(cases) >= least
+    assert {case.action for case in cases} == set(ACTIONS)
+    assert {case.satisfiable for case in cases} == {True, False, None}
+    assert all(set(case.slots) <= set(Slots.model_fields) for case in cases)
+    assert all(case.slots.get("operation", "crop") in OPERATIONS for case in cases)
+    for case in cases:
+        assert case.satisfiable is not (case.action == "create" or None) or case.action != "create"
+
+
+def test_the_test_set_is_not_templated_like_training_and_shares_nothing_with_dev(view):
+    test, dev = load_cases("test", view), load_cases("dev", view)
+    assert not {case.family for case in test} & {case.family for case in dev}
+    told = {case.instruction.text.lower() for case in test if len(case.instruction.text.split()) > 2}
+    assert not told & {case.instruction.text.lower() for case in dev}
+    drawn = {each.said.text.lower().strip(".!?") for each in InstructionMaker(view, 9).draw(3000)}
+    assert not {text.strip(".!?") for text in told} & drawn
+
+
+def _decision(action: str, **slots: object) -> Decision:
+    return Decision.model_validate(
+        {"action": action, "probabilities": {action: 1.0}, "slots": slots, "sufficiency": 0.5}
+    )
+
+
+def test_measures_agree_with_scikit_learn_and_by_hand():
+    from sklearn.metrics import f1_score
+
+    draw = np.random.default_rng(0)
+    expected = [ACTIONS[place] for place in draw.integers(4, size=200)]
+    given = [ACTIONS[place] for place in draw.integers(4, size=200)]
+    found = action_metrics(expected, given)
+    assert found["macro_f1"] == pytest.approx(f1_score(expected, given, average="macro"))
+    assert action_metrics(["retrieve", "create"], ["create", "retrieve"])["over_generation"] == 1
+    assert calibration_error(np.array([0.9, 0.9, 0.3]), np.array([True, True, False])) == pytest.approx(
+        (2 / 3) * 0.1 + (1 / 3) * 0.3
+    )
+    case = Case(Instruction("x"), "create", {"target": "red apple", "style": "flat", "negatives": ["text"]}, None, "f")
+    credit = slot_counts(case, _decision("create", target="a red apple", style="flat", negatives=("words", "text")))
+    assert credit == (3, 4, 3)
+    assert slot_counts(case, _decision("create", target="an apple"))[0] == pytest.approx(2 / 3)
+    assert slot_counts(case, _decision("create", target="an apple"), exact=True)[0] == 0
+
+
+def test_intervals_hold_the_value_and_resample_families():
+    families = ["a"] * 50 + ["b"] * 50
+    right = np.array([1.0] * 50 + [0.0] * 50)
+    (value, low, high) = with_intervals(lambda rows: {"mean": float(right[rows].mean())}, families)["mean"]
+    assert value == 0.5
+    assert (low, high) == (0, 1)
