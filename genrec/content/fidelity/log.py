@@ -135,9 +135,18 @@ class ReportLog:
         return count
 
     def find(self, report: FidelityReport) -> str | None:
-        """Hash of the line that holds exactly this report; None: it was never logged."""
-        found = None
-        for own, logged, _ in self.entries():
-            if logged == report:
-                found = own
-        return found
+        """Hash of the line that holds exactly this report; None: it was never logged.
+
+        Raises:
+            ArtifactError: the line was altered.
+        """
+        if not self.path.is_file():
+            return None
+        mark = report.draft.encode()
+        with self.path.open("rb") as stream:
+            lines = [line for line in stream if mark in line and line.endswith(b"\n")]
+        for line in reversed(lines):
+            own, entry = self._parsed(line, self.path.name)
+            if FidelityReport.model_validate(entry["report"]) == report:
+                return own
+        return None
