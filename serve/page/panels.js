@@ -159,23 +159,21 @@ function showModel() {
   });
 }
 
-const METRICS_SHOWN = ["hit@10", "ndcg@10", "recall@10", "mrr"];
+const COLUMNS = [["all", "hit@10"], ["all", "ndcg@10"], ["head", "ndcg@10"], ["tail", "ndcg@10"]];
 
-/** One row a model and segment, one column a metric. */
+/** One row a model; the whole report has more. */
 function metricsTable(rows) {
-  const names = [...new Set(rows.map((row) => row.metric))];
-  const chosen = METRICS_SHOWN.filter((name) => names.includes(name));
-  const columns = chosen.length ? chosen : names.slice(0, 3);
-  const groups = new Map();
-  for (const row of rows) {
-    const group = `${row.model}\n${row.segment}`;
-    groups.set(group, { ...groups.get(group), model: row.model, segment: row.segment, [row.metric]: row.value });
-  }
-  const cells = (row) => columns.map((name) => h("td.number", {}, row[name] === undefined ? "–" : row[name].toFixed(4)));
+  const values = new Map(rows.map((row) => [`${row.model} ${row.segment} ${row.metric}`, row.value]));
+  const models = [...new Set(rows.map((row) => row.model))];
+  const columns = COLUMNS.filter(([segment, metric]) => models.some((model) => values.has(`${model} ${segment} ${metric}`)));
+  const cell = (model, [segment, metric]) => {
+    const value = values.get(`${model} ${segment} ${metric}`);
+    return h("td.number", {}, value === undefined ? "–" : value.toFixed(4));
+  };
   return h(
     "table",
     {},
-    h("thead", {}, h("tr", {}, ["Model", "Users", ...columns].map((name) => h("th", { scope: "col" }, name)))),
-    h("tbody", {}, [...groups.values()].map((row) => h("tr", {}, h("th", { scope: "row" }, row.model), h("td", {}, row.segment), cells(row)))),
+    h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "Model"), columns.map(([segment, metric]) => h("th.number", { scope: "col" }, segment === "all" ? metric : `${metric}, ${segment}`)))),
+    h("tbody", {}, models.map((model) => h("tr", {}, h("th", { scope: "row" }, model), columns.map((column) => cell(model, column))))),
   );
 }
