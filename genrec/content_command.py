@@ -21,6 +21,7 @@ TRAINERS = {
     "encoder": "genrec.content.vision.command",
     "judge": "genrec.content.vision.command",
     "instructor": "genrec.content.instructor.command",
+    "hazards": "genrec.content.fidelity.command",
 }
 # What is evaluated alone, and whose module's evaluate(options, settings, console) does it.
 EVALUATED = {
@@ -57,6 +58,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     create.add_argument("prompt", help="what is to be seen, at most 2,000 characters")
     create.add_argument("--out", type=Path, default=Path("created.png"), metavar="FILE", help="PNG to write")
     create.add_argument("--seed", type=int, default=0, metavar="N", help="the same seed makes the same picture")
+    create.add_argument("--library", type=Path, metavar="DIR", help="of assets, reports, keys (default: run.directory)")
     create.add_argument("--negative", default="", metavar="WORDS", help="what must not be seen")
     evaluate = parts.add_parser("evaluate", help="measure a part")
     evaluate.add_argument("part", choices=sorted(EVALUATED))

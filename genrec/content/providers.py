@@ -27,6 +27,7 @@ from genrec.errors import DataError, SettingsError
 logger = logging.getLogger(__name__)
 SETTING = "content.pictures.provider"
 INDEX = "model_index.json"
+OPTIONAL = ("text_encoder", "tokenizer", "image_encoder", "feature_extractor", "safety_checker")
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.msgpack")
 
 
@@ -50,18 +51,18 @@ def load_pipeline(provider: str) -> Any:
         SettingsError: no such directory, no index, an unknown class, pickled weights, code of its own, or no network.
     """
     kind, _, address = provider.partition(":")
-    if kind == "local":
-        _check_directory(Path(address))
+    absent = _checked(Path(address)) if kind == "local" else {}
     from diffusers import DiffusionPipeline
     from huggingface_hub.errors import HfHubHTTPError
 
     try:
         pipeline = DiffusionPipeline.from_pretrained(
             address,
+            **absent,
             use_safetensors=True,
             trust_remote_code=False,
             local_files_only=kind == "local",
-            torch_dtype=torch.float16 if torch.cuda.is_available() else torch.float32,
+            dtype=torch.float16 if torch.cuda.is_available() else torch.float32,
         )
     except (OSError, ValueError, AttributeError, ImportError, HfHubHTTPError, KeyError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
@@ -73,8 +74,12 @@ def load_pipeline(provider: str) -> Any:
     return pipeline.to("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def _check_directory(directory: Path) -> None:
-    """What can be told without loading: that it is a pipeline, of a class diffusers has, with weights that are safe."""
+def _checked(directory: Path) -> dict[str, None]:
+    """What can be told without loading: that it is a pipeline, of a class diffusers has, with weights that are safe.
+
+    Returns:
+        The parts that such a pipeline may have and this one was saved without (a second text encoder, say).
+    """
     if not directory.is_dir():
         raise SettingsError(f"{SETTING}: local:{directory}: no such directory; give a diffusers pipeline's")
     index = directory / INDEX
@@ -102,6 +107,9 @@ def _check_directory(directory: Path) -> None:
                 f"{SETTING}: {pickled[0]}: a pickle, which could run code when read; save the pipeline with "
                 "safe_serialization=True"
             )
+    parts = inspect.signature(getattr(diffusers, name).__init__).parameters
+    optional = [part for part in parts if part.startswith(OPTIONAL)]
+    return {part: None for part in optional if (known.get(part) or [None])[0] is None}
 
 
 class DiffusersMaker:

@@ -11,8 +11,9 @@ from rich.console import Console
 from rich.progress import Progress as Bar
 
 from genrec.config import Settings
-from genrec.content.contracts import ImageTextEncoder
-from genrec.errors import SettingsError
+from genrec.content.contracts import FidelityReport, ImageTextEncoder
+from genrec.content.library.asset import NotPassedError
+from genrec.errors import ArtifactError, SettingsError
 
 
 def run(options: argparse.Namespace, settings: Settings, console: Console) -> None:
@@ -70,30 +71,56 @@ def _train_upscaler(options: argparse.Namespace, settings: Settings, console: Co
 
 
 def create(options: argparse.Namespace, settings: Settings, console: Console) -> None:
-    """Make a picture of the prompt, have it checked and signed, and write it."""
+    """Make a picture of the prompt, have it checked, signed and marked, and write it.
+
+    Raises:
+        NotPassedError: a check refused the words or the picture; nothing is written.
+        DataError: an empty or too long prompt.
+    """
     from genrec.content.creator.creator import Creator
+    from genrec.content.fidelity.gate import FidelityGate
+    from genrec.content.library import Library
     from genrec.content.limits import checked_prompt
     from genrec.content.providers import load_maker
 
     checked_prompt(options.prompt, options.negative)
-    pictures = settings.content.pictures
+    content = settings.content
+    library = options.library or Path(settings.run.directory) / settings.run.name / "content"
     begin = time.perf_counter()
-    creator = Creator(load_maker(pictures), chooser(), pictures)
-    warm = time.perf_counter()
-    with Bar(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("creating", total=1.0)
-        draft = creator.create(
-            options.prompt,
-            seed=options.seed,
-            negative=options.negative,
-            progress=lambda share: bar.update(task, completed=share),
-        )
-    made = time.perf_counter()
-    path = _write(draft.frames[0], options.out)
+    gate = FidelityGate(content.fidelity, library)
+    try:
+        words = gate.review_prompt(options.prompt)
+        if not words.passed:
+            raise NotPassedError(f"prompt: {refusals(words)}; ask for something else")
+        creator = Creator(load_maker(content.pictures), chooser(), content.pictures)
+        loaded = time.perf_counter()
+        with Bar(console=Console(stderr=True), transient=True) as bar:
+            task = bar.add_task("creating", total=1.0)
+            draft = creator.create(
+                options.prompt,
+                seed=options.seed,
+                negative=options.negative,
+                progress=lambda share: bar.update(task, completed=share),
+            )
+        made = time.perf_counter()
+        report = gate.review(draft)
+        if not report.passed:
+            raise NotPassedError(f"picture: {refusals(report)}; it is not written. Try another --seed or other words")
+        shelf = Library(library, content.fidelity)
+        asset = shelf.admit(draft, report)
+        write_whole(shelf.read(asset.asset_id), options.out)
+    finally:
+        gate.close()
     console.print(
-        f"{path}: {draft.title} ({draft.model}, seed {draft.seed}; models in {warm - begin:.1f} s, "
-        f"picture in {made - warm:.1f} s)"
+        f"{options.out}: {asset.title} ({asset.asset_id}; {draft.model}, seed {draft.seed}). Models in "
+        f"{loaded - begin:.1f} s, picture in {made - loaded:.1f} s, checks and signature in "
+        f"{time.perf_counter() - made:.1f} s"
     )
+
+
+def refusals(report: FidelityReport) -> str:
+    """Which checks refused, and why."""
+    return "; ".join(f"{v.check} refused: {v.evidence}" for v in report.verdicts if not v.passed)
 
 
 def chooser() -> ImageTextEncoder | None:
@@ -102,9 +129,13 @@ def chooser() -> ImageTextEncoder | None:
 
     try:
         return load_encoder()
-    except SettingsError:
+    except ArtifactError:
         return None
 
 
-def _write(picture: object, path: Path) -> Path:
-    raise NotImplementedError
+def write_whole(content: bytes, path: Path) -> None:
+    """Write a file by rename, so that nobody sees half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_bytes(content)
+    partial.replace(path)

@@ -230,5 +230,6 @@ def _show(report: dict[str, Any], console: Console) -> None:
     console.print(table)
     console.print(
         f"models loaded in {report['seconds_to_load']:.1f} s, first picture after "
-        f"{report['seconds_first_picture']:.1f} s; then {report['seconds_median_one']:.2f} s a picture, {report['seconds_median_best']:.2f} s the best of N"
+        f"{report['seconds_first_picture']:.1f} s; then {report['seconds_median_one']:.2f} s a picture, "
+        f"{report['seconds_median_best']:.2f} s the best of N"
     )

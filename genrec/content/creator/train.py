@@ -123,9 +123,8 @@ def train(
     network = Network(options.shape)
     average = Averaged(network, options.ema)
     made = optimizers(network, options)
-    generator = torch.Generator().manual_seed(options.seed * 1000 + rank)
+    generator = torch.Generator()
     step, spent = _resume(out, network, average, made)
-    generator.manual_seed((options.seed * 1000 + rank) * 1_000_003 + step)
     module = network if wrap is None else wrap(network)
     begin = saved = time.monotonic()
     losses: list[float] = []
@@ -140,6 +139,8 @@ def train(
         for optimizer, rate in zip(made, [options.adam, options.muon], strict=False):
             for group in optimizer.param_groups:
                 group["lr"] = rate * factor
+        # Each step has its own seed, so that a run that was cut off goes on as if it had not been.
+        generator.manual_seed((options.seed * 1000 + rank) * 1_000_003 + step)
         batch, conditions = examples.batch(options.batch, generator)
         loss = flow_loss(module, batch, conditions, generator)
         loss.backward()
