@@ -182,17 +182,19 @@ class CatalogView:
         Args:
             target: the thing wanted, in the user's words.
             k: length of the list.
-            constraints: what must hold; years are read from them, other words count as the target's.
+            constraints: what must hold; years and words for kinds are read from them.
             negatives: items that hold one of these words come last.
             embedding: float32 [E] of the target; None: by the encoder, or the words alone.
             encoder: embeds the target where no embedding is given.
             hidden: bool [N], items to pass over.
         """
         full = " ".join([target, *constraints])
-        span, rest = years(full)
+        span, _ = years(full)
         if not self._years_N.any():
             span = None
-        wish = content_words(rest)
+        wish = content_words(years(target)[1])
+        # Of the constraints only years and kinds can be judged; a price or an ending stands in no title.
+        wish += [word for word in content_words(" ".join(constraints)) if word in self.aliases and word not in wish]
         if embedding is None and encoder is not None:
             embedding = encoder.encode([target])[0]
         covered_N, read = self._covered(wish)

@@ -13,7 +13,6 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Protocol
 
-import numpy as np
 import torch
 
 from genrec.config import InstructorSettings
@@ -113,7 +112,7 @@ class EmbeddedInstructor:
             slots: found elsewhere; None: filled from ``understood``.
         """
         asked = slots or fill_slots(instruction, catalog, understood)
-        found = self.search(instruction, catalog, asked, understood)
+        found = self.search(instruction, catalog, asked)
         sufficiency = self.sufficiency(found)
         probabilities = compose(
             understood.intents,
@@ -140,13 +139,8 @@ class EmbeddedInstructor:
             trace=reasons(instruction, catalog, asked, understood, found, sufficiency, action, expected, lacking),
         )
 
-    def search(self, instruction: Instruction, catalog: CatalogView, slots: Slots, understood: Understanding) -> Found:
+    def search(self, instruction: Instruction, catalog: CatalogView, slots: Slots) -> Found:
         """The items that satisfy the wish best; without a target, those nearest to the whole text."""
-        like = slots.source_item if understood.intents["seek"] > understood.intents["change"] else None
-        hidden = None
-        if like is not None and understood.reference.kind != "none":
-            hidden = np.zeros(len(catalog), bool)
-            hidden[like] = True
         target = slots.target or instruction.text
         (embedding,) = self._encoder.encode([target])
         return catalog.search(
@@ -155,7 +149,6 @@ class EmbeddedInstructor:
             constraints=slots.constraints,
             negatives=slots.negatives,
             embedding=embedding,
-            hidden=hidden,
         )
 
     def sufficiency(self, found: Found) -> float:

@@ -23,7 +23,12 @@ def fill_slots(instruction: Instruction, catalog: CatalogView, understood: Under
         source = understood.earlier_item
     if source is None and changes and not spans.target and reference.kind == "none":
         source = _only(instruction)
+    if understood.intents["make"] > max(understood.intents["seek"], understood.intents["change"]):
+        source = None
     target = _longest(spans.target)
+    seeks = understood.intents["seek"] > max(understood.intents["make"], understood.intents["change"])
+    if seeks and source is not None and reference.kind in ("place", "title"):
+        target = plain_title(catalog.titles[source])
     if target and reference.kind != "none" and _only_points(target, reference.words, source, catalog, changes):
         target = None
     if target is None and not changes:
