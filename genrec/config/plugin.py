@@ -34,7 +34,7 @@ class AlignmentSettings(Section):
 class GateSettings(Section):
     """How the gate between the generator and its neighbours is learnt (stage `finetune`)."""
 
-    steps: PositiveInt = Field(200, description="full-batch steps of Adam; the best by a held-out fifth is kept")
+    steps: PositiveInt = Field(200, description="most iterations of L-BFGS; the best by a held-out fifth is kept")
     users: PositiveInt | None = Field(5000, description="validation users sampled to learn from; none: all")
 
 

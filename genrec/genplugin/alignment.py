@@ -25,12 +25,6 @@ def item_states(memory: Memory, n_items: int) -> Tensor:
     return empty.scatter_add(1, index, masked)
 
 
-def pooled_states(memory: Memory) -> Tensor:
-    """Mean over the real states of a memory: float [B, D]."""
-    mask = memory.mask_BT.unsqueeze(-1).to(memory.states_BTD.dtype)
-    return (memory.states_BTD * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1)
-
-
 def info_nce(anchors_MD: Tensor, candidates_MD: Tensor, identity_M: Tensor, temperature: float) -> Tensor:
     """Symmetric InfoNCE between two views of the same M things (scalar).
 

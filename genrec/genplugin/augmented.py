@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from genrec.config import RetrievalSettings, Settings
 from genrec.data.interactions import Interactions
 from genrec.decoding import ItemMixture, generate, recommend, score
-from genrec.decoding.search import Ranked
+from genrec.decoding.search import Ranked, evaluating
 from genrec.errors import ArtifactError
 from genrec.genplugin.gate import TINY, NeighbourGate, Votes, candidates
 from genrec.genplugin.memory import reads_users
@@ -98,10 +98,11 @@ class AugmentedGenerator:
         weights_BSM = np.stack([found.votes[source].weights_BM for source in gate.sources], axis=1)
         items_BX, weights_BXS = candidates(torch.from_numpy(items_BSM), torch.from_numpy(weights_BSM))
         items_BX = items_BX.to(device)
-        with torch.no_grad():
-            generated_BX = score(backbone, batch, items_BX).float()
+        with torch.no_grad(), evaluating(backbone):
+            memories = (backbone.encode(batch), *batch.neighbours)
+            generated_BX = score(backbone, batch, items_BX, memories=memories).float()
         length_B = (batch.history_BT != PAD_ITEM).sum(dim=1)
-        return Votes(items_BX, weights_BXS.to(device), generated_BX, length_B)
+        return Votes(items_BX, weights_BXS.to(device), generated_BX, length_B, memories)
 
     @torch.inference_mode()
     def generate(
@@ -129,7 +130,8 @@ class AugmentedGenerator:
         mixture = self._mixture(votes, backbone)
         if mixture is None:
             return recommend(backbone, batch, k, beams=beams, exclude_BS=exclude_BS)
-        return generate(backbone, batch, k, beams=beams, exclude_BS=exclude_BS, mixture=mixture)
+        memories = None if votes is None else votes.memories
+        return generate(backbone, batch, k, beams=beams, exclude_BS=exclude_BS, memories=memories, mixture=mixture)
 
     def score(
         self,
@@ -143,7 +145,8 @@ class AugmentedGenerator:
         """Log-probabilities [B, P] under the same distribution; -inf for PAD_ITEM."""
         if votes is None:
             batch, votes = self.look_up(backbone, batch, exclude_BS)
-        return score(backbone, batch, items_BP, mixture=self._mixture(votes, backbone))
+        memories = None if votes is None else votes.memories
+        return score(backbone, batch, items_BP, memories=memories, mixture=self._mixture(votes, backbone))
 
     def _mixture(self, votes: Votes | None, backbone: Backbone) -> ItemMixture | None:
         return None if self.gate is None or votes is None else self.gate.mixture(votes, backbone.sid_table)

@@ -5,6 +5,7 @@ Shape letters: B users, S sources, M items of a source, E excluded items, C part
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,11 +13,11 @@ import torch
 
 from genrec.config import Settings
 from genrec.data.interactions import Interactions
+from genrec.data.windows import padded_histories
 from genrec.decoding import score
 from genrec.genplugin.augmented import GENERATOR, AugmentedGenerator
 from genrec.genplugin.gate import Votes, fit_gate
 from genrec.models.contracts import Backbone, Batch
-from genrec.models.dense import padded_histories
 
 
 def learn_gate(
@@ -50,9 +51,10 @@ def learn_gate(
             exclude_BE = torch.from_numpy(padded_histories(interactions, rows, "valid", None)).to(device)
         batch, said = augmented.look_up(backbone, batch, exclude_BE)
         assert said is not None
-        parts.append(said)
+        parts.append(replace(said, memories=None))  # those of all users would fill the memory
+        asked_B1 = targets_B[begin : begin + size, None].to(device)
         with torch.no_grad():
-            generated.append(score(backbone, batch, targets_B[begin : begin + size, None].to(device))[:, 0].float())
+            generated.append(score(backbone, batch, asked_B1, memories=said.memories)[:, 0].float())
     votes = Votes.joined(parts)
     targets_B, gate = targets_B.to(device), augmented.gate
     assert gate is not None

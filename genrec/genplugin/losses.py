@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from genrec.config import LossTerm, PluginSettings
-from genrec.genplugin.alignment import info_nce, item_states, pooled_states, symmetric_kl
+from genrec.genplugin.alignment import info_nce, item_states, symmetric_kl
 from genrec.losses import LOSSES, Loss, next_item
 from genrec.models.contracts import PAD_ITEM, Batch, Outputs
 
@@ -38,7 +38,7 @@ def user_alignment(outputs: Outputs, batch: Batch, term: LossTerm) -> dict[str, 
     """InfoNCE between the mean-pooled views of each history; rows of one user are no negatives."""
     users = batch.users_B
     identity = torch.arange(batch.size, device=batch.history_BT.device) if users is None else users
-    first, second = pooled_states(outputs.memories[0]), pooled_states(outputs.memories[-1])
+    first, second = outputs.memories[0].pooled(), outputs.memories[-1].pooled()
     return {"user-alignment": info_nce(first, second, identity, term.temperature)}
 
 

@@ -53,6 +53,11 @@ class Memory:
             return mask
         return mask & (self.item_BT[:, None, :] < visible_BP[:, :, None])
 
+    def pooled(self) -> Tensor:
+        """Mean over the real states: float [B, D]; zeros where there are none."""
+        mask_BT1 = self.mask_BT[:, :, None].to(self.states_BTD.dtype)
+        return (self.states_BTD * mask_BT1).sum(dim=1) / mask_BT1.sum(dim=1).clamp(min=1)
+
 
 @dataclass
 class Batch:

@@ -16,10 +16,6 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from genrec.data.interactions import Interactions, Split
-
-_PAD = -1  # genrec.models.contracts.PAD_ITEM, written here so that counting baselines need no torch
-
 
 class DenseScorer(Protocol):
     """Scores of the whole catalog, higher is better; only their order within a user counts."""
@@ -34,18 +30,6 @@ class DenseScorer(Protocol):
             users_B: int64 [B], user indices for scorers that must leave the user's own data out;
                 -1 or None: a history sent along.
         """
-
-
-def padded_histories(
-    interactions: Interactions, users: NDArray[np.int64], split: Split, max_history: int | None
-) -> NDArray[np.int64]:
-    """int64 [B, T], the latest ``max_history`` items (None: all) before each user's target, padded right with -1."""
-    at = np.maximum(interactions.valid_at if split == "valid" else interactions.test_at, 0)[users].astype(np.int64)
-    lengths = at if max_history is None else np.minimum(at, max_history)
-    steps = np.arange(max(int(lengths.max(initial=0)), 1))
-    index = (interactions.offsets[users] + at - lengths)[:, None] + steps
-    inside = steps < lengths[:, None]
-    return np.where(inside, interactions.items[np.where(inside, index, 0)], _PAD).astype(np.int64)
 
 
 @dataclass(frozen=True)

@@ -67,9 +67,7 @@ class MeanPooledEncoder:
         return _in_parts(histories_BT, self.max_history, device, self._pooled)
 
     def _pooled(self, history_BT: Tensor) -> Tensor:
-        memory = self.backbone.encode(Batch(history_BT=history_BT))
-        mask_BT1 = memory.mask_BT[:, :, None].to(memory.states_BTD.dtype)
-        return (memory.states_BTD * mask_BT1).sum(dim=1) / mask_BT1.sum(dim=1).clamp(min=1)
+        return self.backbone.encode(Batch(history_BT=history_BT)).pooled()
 
 
 def users_memory(neighbours: Neighbours, vectors_UD: NDArray[np.float32]) -> Memory:

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from genrec.genplugin.alignment import info_nce, item_states, pooled_states, symmetric_kl
+from genrec.genplugin.alignment import info_nce, item_states, symmetric_kl
 from genrec.models.contracts import Memory
 
 
@@ -49,4 +49,4 @@ def test_item_states_sum_the_tokens_of_each_item_and_ignore_pads() -> None:
     memory = Memory(states, mask, "id", item)
     summed = item_states(memory, 3)
     assert torch.equal(summed[0], torch.tensor([[2.0, 4.0], [10.0, 12.0], [0.0, 0.0]]))
-    assert torch.equal(pooled_states(memory), states[:, :4].mean(1))
+    assert torch.equal(memory.pooled(), states[:, :4].mean(1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +12,13 @@ import torch
 from genrec.config import Settings
 from genrec.data.load import load_catalog, load_interactions
 from genrec.data.prepare import prepare
+from genrec.data.windows import padded_histories
 from genrec.decoding import generate
 from genrec.errors import ArtifactError
 from genrec.genplugin.augmented import AugmentedGenerator, assemble, load_augmented
 from genrec.genplugin.gate_learning import learn_gate
 from genrec.models import build_backbone
 from genrec.models.contracts import Batch
-from genrec.models.dense import padded_histories
 from genrec.tokenizer.sid_table import SidTable
 from tests.serving import ITEMS, MODEL, learnt_neighbours, raw_data
 
@@ -96,6 +97,20 @@ def test_votes_name_nothing_excluded_and_users_are_not_their_own_neighbours(worl
     found = world.augmented.retriever.retrieve(batch.history_BT.numpy(), users, world.augmented.encoders)
     assert not (found.paths["text"].users_BZ == users[:, None]).any()
     assert not (found.paths["collaborative"].users_BZ == users[:, None]).any()
+
+
+def test_a_history_is_encoded_once_for_votes_and_list(world, monkeypatch):
+    batch, seen = world.batch(np.arange(24))
+    votes = world.augmented.votes(world.host, batch, seen)
+    apart = world.augmented.generate(
+        world.host, batch, 10, beams=20, exclude_BS=seen, votes=replace(votes, memories=None)
+    )
+    encoded, encode = [], world.host.encode
+    monkeypatch.setattr(world.host, "encode", lambda asked: encoded.append(asked) or encode(asked))
+    whole = world.augmented.generate(world.host, batch, 10, beams=20, exclude_BS=seen)
+    assert len(encoded) == 1
+    assert torch.equal(whole.items_BK, apart.items_BK)
+    assert torch.equal(whole.scores_BK, apart.scores_BK)
 
 
 def test_neighbours_lift_an_untrained_host(world):

@@ -121,6 +121,37 @@ def test_joined_parts_say_what_the_whole_says() -> None:
     )
 
 
+def _held_nats_of_adam(gate: NeighbourGate, votes: Votes, generated: torch.Tensor, targets: torch.Tensor) -> float:
+    """What 200 full-batch steps of Adam come to on the fifth of the users that ``fit_gate`` holds out."""
+    order = torch.randperm(len(targets), generator=torch.Generator().manual_seed(0))
+    parts = (order[: len(order) // 5], order[len(order) // 5 :])
+    held, rest = ((votes.rows(part), generated[part], targets[part]) for part in parts)
+    optimizer, best = torch.optim.Adam(gate.parameters(), lr=0.05), np.inf
+    for _ in range(201):
+        with torch.no_grad():
+            best = min(best, -gate.log_likelihood(*held).mean().item())
+        optimizer.zero_grad()
+        (-gate.log_likelihood(*rest).mean()).backward()
+        optimizer.step()
+    return best
+
+
+def test_it_learns_no_less_than_adam_does() -> None:
+    """Targets come from a gate of other parameters, so that there is an optimum to find."""
+    generator = torch.Generator().manual_seed(5)
+    generated = torch.randn(USERS, N_ITEMS, generator=generator).mul(1.5).log_softmax(1)
+    votes, truth = _votes(generated), NeighbourGate(["a", "b"])
+    with torch.no_grad():
+        truth.weight.copy_(torch.tensor([4.0, 0.5]))
+        truth.generator_weight.fill_(0.8)
+        truth.gate.bias.fill_(-1.0)
+        every = [truth.log_likelihood(votes, generated[:, i], torch.full((USERS,), i)) for i in range(N_ITEMS)]
+    targets = torch.multinomial(torch.stack(every, dim=1).exp(), 1, generator=generator)[:, 0]
+    told = generated.gather(1, targets[:, None])[:, 0]
+    learnt = fit_gate(NeighbourGate(["a", "b"]), votes, told, targets)["learnt"]
+    assert learnt <= _held_nats_of_adam(NeighbourGate(["a", "b"]), votes, told, targets) + 1e-3
+
+
 @pytest.mark.parametrize("seed", [0, 1])
 def test_fitting_is_repeatable(seed: int) -> None:
     uniform, votes = torch.full((USERS,), -3.0), _votes()

@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 
 from genrec.config import EvaluationSettings, ItemKNNSettings
 from genrec.data.interactions import Interactions
+from genrec.data.windows import padded_histories
 from genrec.errors import ArtifactError
 from genrec.evaluation.metrics import evaluate_frames
 from genrec.evaluation.rank import rank_dense
-from genrec.models.dense import Blend, padded_histories
+from genrec.models.dense import Blend
 from genrec.models.item_knn import ItemKNN
 from genrec.models.popularity import Popularity
 
