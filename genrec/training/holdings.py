@@ -2,7 +2,7 @@
 
 Bytes are counted by address, so that views of one buffer count once, and what a tensor shares with another
 kind counts for the first: a copy of the weights that *is* the weights adds nothing. Room that a library
-reserves for exchange and has not filled is not counted.
+reserves for exchange and has not filled is not counted, nor are DDP's buckets, which hold gradients a second time.
 """
 
 from __future__ import annotations
@@ -67,7 +67,11 @@ class GradientPeak:
     def __init__(self, parameters: Iterable[nn.Parameter], held: Callable[[], Iterable[Tensor]]) -> None:
         self.bytes = 0
         self._held = held
-        self._hooks = [p.register_post_accumulate_grad_hook(self._look) for p in parameters if p.requires_grad]
+        self._hooks: list[Any] = [
+            parameter.register_post_accumulate_grad_hook(self._look)  # type: ignore[no-untyped-call]
+            for parameter in parameters
+            if parameter.requires_grad
+        ]
 
     def close(self) -> None:
         """Look once more, and no longer follow."""
