@@ -12,19 +12,23 @@ Shape letters: N items, E embedding width, F signs.
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.resources import files
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors.numpy import load_file, save_file
 from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.preprocessing import normalize
 
+from genrec.artifacts import digest
 from genrec.content.instructor.words import content_words, stem, words, years
 
 if TYPE_CHECKING:
@@ -91,21 +95,34 @@ class CatalogView:
     aliases: dict[str, frozenset[str]] = field(default_factory=dict)
 
     @classmethod
-    def build(cls, titles: Sequence[str], texts: Sequence[str], encoder: TextEncoder) -> CatalogView:
+    def build(
+        cls, titles: Sequence[str], texts: Sequence[str], encoder: TextEncoder, cache: Path | None = None
+    ) -> CatalogView:
         """Embed titles and texts; about a minute for 10,000 items on one core.
 
         Args:
             titles: by item index.
             texts: by item index.
             encoder: the instructor's own (:attr:`Instructor.encoder`).
+            cache: directory where the embeddings of this very catalog are kept for the next time.
         """
-        plain = [plain_title(title) for title in titles]
-        return cls(list(titles), list(texts), encoder.encode(list(texts)), encoder.encode(plain), load_aliases())
+        titles, texts = list(titles), list(texts)
+        path = None if cache is None else cache / f"{digest([encoder.identity, titles, texts])[:16]}.safetensors"
+        if path is not None and path.is_file():
+            held = load_file(path)
+            return cls(titles, texts, held["texts"], held["titles"], load_aliases())
+        text_NE, title_NE = encoder.encode(texts), encoder.encode([plain_title(title) for title in titles])
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            aside = path.with_suffix(f".{os.getpid()}.partial")
+            save_file({"texts": text_NE, "titles": title_NE}, aside)
+            aside.rename(path)
+        return cls(titles, texts, text_NE, title_NE, load_aliases())
 
     @classmethod
-    def of_catalog(cls, catalog: Catalog, encoder: TextEncoder) -> CatalogView:
-        """The view of a bundle's catalog."""
-        return cls.build(catalog.titles, catalog.texts, encoder)
+    def of_catalog(cls, catalog: Catalog, encoder: TextEncoder, cache: Path | None = None) -> CatalogView:
+        """The view of a bundle's catalog; see :meth:`build`."""
+        return cls.build(catalog.titles, catalog.texts, encoder, cache)
 
     def __len__(self) -> int:
         return len(self.titles)

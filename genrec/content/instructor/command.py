@@ -58,7 +58,7 @@ def evaluate(options: argparse.Namespace, settings: Settings, console: Console, 
     torch.set_num_threads(1)
     instructor = load_instructor(settings.content.instructor)
     items = movies()
-    view = CatalogView.build(items.titles, items.texts, instructor.encoder)
+    view = CatalogView.build(items.titles, items.texts, instructor.encoder, Path(options.out) / "embeddings")
     cases, dev = measuring.load_cases(split, view), measuring.load_cases("dev", view)
     instructor.decide(cases[0].instruction, view)  # loads the model, so that the first time is not counted
     decisions, took = measuring.decide_all(instructor, view, cases)
