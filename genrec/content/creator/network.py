@@ -56,6 +56,16 @@ class Conditions:
     taste_BE: Tensor
     style_B: Tensor
 
+    def to(self, device: torch.device) -> Conditions:
+        """The same on a device."""
+        return Conditions(
+            self.words_BTE.to(device),
+            self.mask_BT.to(device),
+            self.pooled_BE.to(device),
+            self.taste_BE.to(device),
+            self.style_B.to(device),
+        )
+
     def without_words(self, drop_B: Tensor) -> Conditions:
         """The same, with the words of some rows taken away."""
         keep = ~drop_B

@@ -14,7 +14,7 @@ import ray
 import ray.train
 import torch
 from ray.train import FailureConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchTrainer
+from ray.train.torch import TorchTrainer, get_device
 
 from genrec.config import TrainingSettings
 from genrec.content.creator.network import Network
@@ -43,7 +43,12 @@ def train_on_ray(corpus: Path, out: Path, options: TrainOptions, workers: int, s
     require_resources(wanted)
     trainer = TorchTrainer(
         _work,
-        train_loop_config={"corpus": corpus.resolve(), "out": out.resolve(), "options": options},
+        train_loop_config={
+            "corpus": corpus.resolve(),
+            "out": out.resolve(),
+            "options": options,
+            "gpu": wanted.gpus_per_worker > 0,
+        },
         scaling_config=ScalingConfig(
             num_workers=workers, use_gpu=wanted.gpus_per_worker > 0, resources_per_worker=worker_resources(wanted)
         ),
@@ -65,16 +70,16 @@ def _work(config: dict[str, Any]) -> None:
     context = ray.train.get_context()
     torch.set_num_threads(1)
     rank = context.get_world_rank()
+    device = get_device() if config["gpu"] else torch.device("cpu")
 
     def wrap(network: Network) -> torch.nn.Module:
-        # Blocks without words leave no parameter unused; the style's spare row always has a gradient of its own.
         return torch.nn.parallel.DistributedDataParallel(network)
 
     def agree(done: float) -> float:
         # The clock of the first worker decides for all, else one would wait for a step that another never takes.
-        shared = torch.tensor([done])
+        shared = torch.tensor([done], device=device)
         torch.distributed.broadcast(shared, 0)
         return float(shared)
 
-    train_alone(config["corpus"], config["out"], config["options"], wrap=wrap, agree=agree, rank=rank)
+    train_alone(config["corpus"], config["out"], config["options"], wrap=wrap, agree=agree, rank=rank, device=device)
     ray.train.report({"done": 1.0})

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from genrec.content.corpus.build import ATTRIBUTION, attribution
@@ -23,11 +24,12 @@ def train_alone(
     wrap: Callable[[Network], nn.Module] | None = None,
     agree: Callable[[float], float] | None = None,
     rank: int = 0,
+    device: torch.device | None = None,
 ) -> Path:
     """Read the corpus, train, write weights, config.json and ATTRIBUTION.md to ``out``; see :func:`train`."""
     latents = PatchLatents(components=options.shape.components)
     examples = load_examples(corpus, latents)
-    train(examples, latents, out, options, progress=progress, wrap=wrap, agree=agree, rank=rank)
+    train(examples, latents, out, options, progress=progress, wrap=wrap, agree=agree, rank=rank, device=device)
     if rank == 0:
         (out / ATTRIBUTION).write_text(attribution())
     return out

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from genrec.content.creator.examples import Examples
 from genrec.content.creator.latents import PatchLatents
-from genrec.content.creator.network import Network, NetworkShape
+from genrec.content.creator.network import Conditions, Network, NetworkShape
 
 logger = logging.getLogger(__name__)
 WEIGHTS = "model.safetensors"
@@ -87,10 +87,19 @@ def optimizers(network: Network, options: TrainOptions) -> list[torch.optim.Opti
     return made
 
 
-def flow_loss(network: nn.Module, latents_BPC: Tensor, conditions: Any, generator: torch.Generator) -> Tensor:
-    """Mean squared error of the velocity at logit-normal times (Esser et al. 2024)."""
+def flow_loss(
+    network: nn.Module,
+    latents_BPC: Tensor,
+    conditions: Conditions,
+    generator: torch.Generator,
+    device: torch.device | None = None,
+) -> Tensor:
+    """Mean squared error of the velocity at logit-normal times (Esser et al. 2024), drawn on the CPU."""
     time_B = torch.sigmoid(torch.randn(len(latents_BPC), generator=generator) + 0.3)
     noise = torch.randn(latents_BPC.shape, generator=generator)
+    if device is not None:
+        time_B, noise, latents_BPC = time_B.to(device), noise.to(device), latents_BPC.to(device)
+        conditions = conditions.to(device)
     share = time_B[:, None, None]
     noisy = (1 - share) * latents_BPC + share * noise
     return (network(noisy, time_B, conditions) - (noise - latents_BPC)).square().mean()
@@ -106,6 +115,7 @@ def train(
     wrap: Callable[[Network], nn.Module] | None = None,
     agree: Callable[[float], float] | None = None,
     rank: int = 0,
+    device: torch.device | None = None,
 ) -> Path:
     """Train, or go on with a training that was cut off; returns the directory with the weights.
 
@@ -118,9 +128,11 @@ def train(
         wrap: makes the network distributed (DDP); the average is taken of the bare one.
         agree: makes the share that is done the same for all workers.
         rank: of this process; only rank 0 writes.
+        device: where the network is; None: an accelerator if there is one.
     """
     torch.manual_seed(options.seed)
-    network = Network(options.shape)
+    device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    network = Network(options.shape).to(device)
     average = Averaged(network, options.ema)
     made = optimizers(network, options)
     generator = torch.Generator()
@@ -142,7 +154,7 @@ def train(
         # Each step has its own seed, so that a run that was cut off goes on as if it had not been.
         generator.manual_seed((options.seed * 1000 + rank) * 1_000_003 + step)
         batch, conditions = examples.batch(options.batch, generator)
-        loss = flow_loss(module, batch, conditions, generator)
+        loss = flow_loss(module, batch, conditions, generator, device)
         loss.backward()
         nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         for optimizer in made:
@@ -173,7 +185,7 @@ def save_weights(
     out: Path, weights: dict[str, Tensor], latents: PatchLatents, options: TrainOptions, step: int
 ) -> None:
     """The averaged weights and the latent code as float16 safetensors, and what they are."""
-    tensors = {f"network.{name}": value.half().contiguous() for name, value in weights.items()}
+    tensors = {f"network.{name}": value.half().cpu().contiguous() for name, value in weights.items()}
     tensors |= {f"latents.{name}": value.float().contiguous() for name, value in latents.state_dict().items()}
     save_file(tensors, out / f".{WEIGHTS}")
     config = {
@@ -217,7 +229,7 @@ def _resume(out: Path, network: nn.Module, average: Averaged, made: list[torch.o
         return 0, 0.0
     state = torch.load(path, map_location="cpu", weights_only=True)
     network.load_state_dict(state["network"])
-    average.weights = state["average"]
+    average.weights = {name: value.to(average.weights[name].device) for name, value in state["average"].items()}
     for optimizer, saved in zip(made, state["optimizers"], strict=True):
         optimizer.load_state_dict(saved)
     logger.info("goes on at step %d", state["step"])
