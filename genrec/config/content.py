@@ -113,7 +113,7 @@ class FidelitySettings(Section):
         description="licences under which an ingredient may be worked into something new",
     )
     picture_unsafe: float = Field(0.55, gt=0, lt=1, description="probability of unsafe from which a picture is refused")
-    hazard: float = Field(0.5, gt=0, lt=1, description="probability of a hazard from which words are refused")
+    hazard: float = Field(0.92, gt=0, lt=1, description="probability of a hazard from which words are refused")
     edit_cosine: float = Field(0.5, ge=-1, le=1, description="least likeness of an edit to its source, by the encoder")
     edit_structure: float = Field(0.15, ge=-1, le=1, description="least structural likeness of an edit to its source")
     encoder: Literal["embedded", "none"] = Field(

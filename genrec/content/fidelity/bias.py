@@ -15,6 +15,7 @@ from functools import cached_property
 
 from genrec.content.contracts import FidelityReport, Verdict
 from genrec.content.fidelity.context import Check, Subject
+from genrec.content.fidelity.hazards import HazardModel
 from genrec.content.fidelity.safety import load_rules
 from genrec.content.fidelity.text import readings
 
@@ -60,9 +61,13 @@ class Bias:
 
     Attributes:
         others: checks of words whose verdicts are compared between counterfactuals.
+        hazards: tells how likely words demean a group; None: the rules alone do.
+        threshold: probability from which words are refused.
     """
 
     others: Sequence[Check]
+    hazards: HazardModel | None = None
+    threshold: float = 0.5
     name: str = "bias"
 
     @cached_property
@@ -76,6 +81,11 @@ class Bias:
             for kind, rules in self.rules.items():
                 if any(rule.search(text) for rule in rules):
                     return Verdict(check=self.name, passed=False, score=1.0, evidence=f"words that demean: {kind}")
+        if self.hazards is not None:
+            _, probability = self.hazards.worst(subject.words, demeaning=True)
+            if probability >= self.threshold:
+                evidence = f"the words seem to demean a group (probability {probability:.2f})"
+                return Verdict(check=self.name, passed=False, score=probability, evidence=evidence)
         variants = counterfactuals(subject.prompt)
         apart = 0.0
         for check in self.others if variants else ():

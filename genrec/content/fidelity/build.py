@@ -68,8 +68,9 @@ def build_checks(
 
     add("safety", lambda: Safety.load(settings))
     add("privacy", Privacy.load)
-    words = [check for check in checks if check.name == "safety"]
-    add("bias", lambda: Bias(words))
+    safety = next((check for check in checks if isinstance(check, Safety)), None)
+    if safety is not None:  # without it there is nothing to compare, and bias fails with it
+        add("bias", lambda: Bias([safety], safety.hazards, settings.hazard))
     add("authenticity", lambda: Authenticity(settings, seeing()))
     add("legality", lambda: Legality.load(settings, seeing()))
     add("identifiability", lambda: Identifiability(signing_keys(settings, directory)))

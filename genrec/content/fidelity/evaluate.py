@@ -65,7 +65,7 @@ class Row:
         return self.blocked / max(1, self.clean)
 
 
-def clean_words(half: Half, beauty: Path | None = None, most: int = 700) -> list[str]:
+def clean_words(half: Half, beauty: Path | None = None, most: int = 300) -> list[str]:
     """Clean prompts and real titles of a half; at most ``most`` titles of each catalog."""
     titles = of_half(movie_titles(), half)[:most] + of_half(beauty_titles(beauty), half)[:most]
     return [row["prompt"] for row in cases("clean_prompts", half)] + titles

@@ -19,6 +19,7 @@ from genrec.encoders import TextEncoder
 from genrec.encoders.minilm import MiniLMEncoder
 from genrec.errors import ArtifactError
 
+NONE, DEMEANING = "none", "demeaning"
 WEIGHTS = Path(__file__).resolve().parents[1] / "weights" / "hazards"
 
 
@@ -59,9 +60,15 @@ class HazardModel:
         result: NDArray[np.float64] = odds / odds.sum(axis=1, keepdims=True)
         return result
 
-    def worst(self, text: str) -> tuple[str, float]:
-        """The likeliest hazard among the text's lines, and the probability that there is any."""
+    def worst(self, text: str, *, demeaning: bool = False) -> tuple[str, float]:
+        """The likeliest hazard among the text's lines, and the probability that there is any.
+
+        Args:
+            text: words.
+            demeaning: ask for words that demean a group, which are the bias check's, and for no other hazard.
+        """
         lines = [line for line in text.splitlines() if line.strip()] or [""]
-        told = self.probabilities(lines)
-        line = int((1 - told[:, 0]).argmax())
-        return self.hazards[1 + int(told[line, 1:].argmax())], float(1 - told[line, 0])
+        asked = [i for i, name in enumerate(self.hazards) if i and (name == DEMEANING) == demeaning]
+        told = self.probabilities(lines)[:, asked]
+        line = int(told.sum(axis=1).argmax())
+        return self.hazards[asked[int(told[line].argmax())]], float(told[line].sum())

@@ -7,7 +7,10 @@ away, and a leaf for signing. Its name says that it vouches for nobody.
 from __future__ import annotations
 
 import datetime
+import fcntl
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,10 +79,19 @@ def _read(leaf: str, reference: str) -> bytes:
 
 def _development(directory: Path) -> SigningKeys:
     directory.mkdir(parents=True, exist_ok=True)
-    if not (directory / CHAIN).is_file():
-        _make_development(directory)
+    with locked(directory):
+        if not (directory / CHAIN).is_file():
+            _make_development(directory)
     parts = [(directory / name).read_bytes() for name in (CHAIN, KEY, ANCHOR)]
     return SigningKeys(*parts, development=True)
+
+
+@contextmanager
+def locked(directory: Path) -> Iterator[None]:
+    """Hold a directory's lock, so that only one process makes what is missing in it."""
+    with (directory / ".lock").open("w") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        yield
 
 
 def _make_development(directory: Path) -> None:

@@ -13,12 +13,11 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save_file
 
-from genrec.content.fidelity.hazards import WEIGHTS
+from genrec.content.fidelity.hazards import DEMEANING, NONE, WEIGHTS
 from genrec.content.fidelity.sets import cases, movie_titles, of_half
 from genrec.content.fidelity.text import plain
 from genrec.encoders.minilm import MiniLMEncoder
 
-NONE, DEMEANING = "none", "demeaning"
 STRENGTH = 10.0
 """Inverse of the L2 penalty."""
 

@@ -10,10 +10,11 @@ Shape letters: N catalog items, A assets, L levels, E width of text embeddings.
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +27,6 @@ from genrec.tokenizer.fit import Tokenizer
 from genrec.tokenizer.joint import JointTable
 from genrec.tokenizer.sid_table import SidTable
 from genrec.tokenizer.spaces import item_space
-from genrec.tokenizer.trie import row_keys
 
 TOKENIZER = "tokenizer"
 EMBEDDINGS, COLLABORATIVE, ENCODER = "embeddings.safetensors", "collaborative.safetensors", "encoder"
@@ -137,22 +137,27 @@ def _unit(rows: Rows) -> Rows:
 
 def _beside(taken: SidTable, nearest_A: NDArray[np.int64]) -> NDArray[np.int32]:
     """IDs that share the longest possible prefix with those of the nearest items."""
-    held: set[Any] = set(row_keys(taken.codes_NL).tolist())
-    codes_AL = np.empty((len(nearest_A), taken.n_levels), dtype=np.int32)
-    for row, item in enumerate(nearest_A):
-        found = _free(taken, taken.codes_NL[item], held)
+    held_NL = taken.codes_NL
+    first = len(held_NL)
+    for item in nearest_A:
+        found = _free(taken.level_sizes, held_NL[item], held_NL)
         if found is None:
             raise SettingsError("tokenizer.level_sizes: no semantic ID is free for a made item; use larger levels")
-        codes_AL[row] = found
-        held.add(row_keys(found[None]).tolist()[0])
-    return codes_AL
+        held_NL = np.concatenate([held_NL, found[None]])
+    return held_NL[first:]
 
 
-def _free(table: SidTable, like_L: NDArray[np.int32], held: set[Any]) -> NDArray[np.int32] | None:
-    for level in reversed(range(table.n_levels)):
-        for step in range(table.level_sizes[level]):
-            tried = like_L.copy()
-            tried[level] = (like_L[level] + step) % table.level_sizes[level]
-            if row_keys(tried[None]).tolist()[0] not in held:
-                return tried
+def _free(sizes: Sequence[int], like_L: NDArray[np.int32], held_NL: NDArray[np.int32]) -> NDArray[np.int32] | None:
+    """An ID that nobody holds, as far as possible like ``like_L``; None: all are held."""
+    for kept in reversed(range(len(sizes))):
+        below_ML = held_NL[(held_NL[:, :kept] == like_L[:kept]).all(axis=1), kept:]
+        if len(below_ML) == math.prod(sizes[kept:]):
+            continue
+        taken = {tuple(row) for row in below_ML.tolist()}
+        for steps in itertools.product(*(range(size) for size in sizes[kept:])):
+            rest = tuple(
+                (int(c) + step) % size for c, step, size in zip(like_L[kept:], steps, sizes[kept:], strict=True)
+            )
+            if rest not in taken:
+                return np.asarray([*like_L[:kept], *rest], dtype=np.int32)
     return None

@@ -14,15 +14,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import sqlalchemy as sa
+from PIL import Image
 
 from genrec.config.content import FidelitySettings
 from genrec.content.contracts import Draft, FidelityReport
-from genrec.content.fidelity import marking
+from genrec.content.fidelity import marking, watermark
 from genrec.content.fidelity.context import ReviewContext
 from genrec.content.fidelity.digests import bytes_digest, draft_digest
 from genrec.content.fidelity.gate import KEYS, REPORTS
 from genrec.content.fidelity.identifiability import Identifiability
-from genrec.content.fidelity.keys import signing_keys
+from genrec.content.fidelity.keys import locked, signing_keys
 from genrec.content.fidelity.log import ReportLog
 from genrec.content.library.asset import Asset, NotPassedError, asset_id_of, require_passed
 from genrec.errors import ArtifactError, GenrecError
@@ -80,7 +81,9 @@ class Library:
         self.log = ReportLog(self.directory / REPORTS)
         self._engine = sa.create_engine(f"sqlite:///{self.directory / DATABASE}", connect_args={"timeout": 30})
         sa.event.listen(self._engine, "connect", _durable)
-        _METADATA.create_all(self._engine)
+        with locked(self.directory), self._engine.begin() as connection:  # another process may be beginning, too
+            for table in _METADATA.sorted_tables:
+                connection.execute(sa.schema.CreateTable(table, if_not_exists=True))
         self._lock = threading.Lock()
 
     def admit(
@@ -198,6 +201,15 @@ class Library:
         if bytes_digest(content) != asset.sha256:
             raise ArtifactError(f"{asset_id}: its file was altered; retire it")
         return content
+
+    def traced(self, picture: Image.Image) -> str | None:
+        """Id of the asset whose watermark a picture carries, retired or not; None: it carries none of ours."""
+        seen = watermark.read(picture)
+        if not seen.found:
+            return None
+        with self._engine.connect() as connection:
+            starts = _ASSETS.c.draft.startswith(f"{seen.payload:08x}")
+            return connection.execute(sa.select(_ASSETS.c.asset_id).where(starts)).scalar()
 
     def retire(self, asset_id: str, reason: str) -> None:
         """Never show it again.

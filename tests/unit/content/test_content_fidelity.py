@@ -340,7 +340,7 @@ def test_keys_come_from_the_settings_or_are_named_as_development(tmp_path, monke
     made = signing_keys(SETTINGS, tmp_path)
     assert made.development
     assert signing_keys(SETTINGS, tmp_path).private_key == made.private_key
-    assert all(path.stat().st_mode & 0o077 == 0 for path in tmp_path.iterdir())
+    assert all(path.stat().st_mode & 0o077 == 0 for path in tmp_path.glob("*.pem"))
     monkeypatch.setenv("SIGNING_KEY", made.private_key.decode())
     (tmp_path / "chain.pem").write_bytes(made.chain)
     (tmp_path / "roots.pem").write_bytes(made.anchors)
