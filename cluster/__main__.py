@@ -19,7 +19,20 @@ if TYPE_CHECKING:
     from cluster.jobs import Jobs
     from cluster.local import LocalCluster
 
-KINDS = ("serve", "ray-up", "raycluster", "rayjob", "rayservice", "runtime-env")
+KINDS = (
+    "serve",
+    "ray-up",
+    "raycluster",
+    "rayjob",
+    "rayservice",
+    "prometheus",
+    "alarms",
+    "runtime-env",
+    "grafana-training",
+    "grafana-caches",
+    "grafana-sweeps",
+    "grafana-nodes",
+)
 """Of cluster.render; written out here so that --help need not import Ray. A test compares."""
 
 

@@ -120,7 +120,7 @@ class LocalCluster:
     def __init__(self, settings: ClusterSettings, root: Path | None = None) -> None:
         self.settings = settings
         self.folder = (root or Path(tempfile.gettempdir())) / f"genrec-{os.getuid()}-{settings.name}"
-        if len(os.fsencode(self.folder / "ray")) + _SESSION_BYTES > SOCKET_PATH_BYTES:
+        if len(os.fsencode(self.folder / "ray-99")) + _SESSION_BYTES > SOCKET_PATH_BYTES:
             raise ClusterError(f"{self.folder}: too long a path for Ray's sockets; set TMPDIR to a short one")
         self.token_file = self.folder / "token"
 
@@ -179,6 +179,17 @@ class LocalCluster:
                 raise ClusterError(f"no worker {index} here; there are: {told}")
             self._write(state)
             return node.end(at_once=True)
+
+    def gcs_address(self) -> str:
+        """What ``ray.init`` of a process on this machine joins; the token must be in its environment by then.
+
+        Raises:
+            ClusterError: nothing is up.
+        """
+        state = self._read()
+        if state is None:
+            raise ClusterError(f"{self.folder}: no cluster is up")
+        return str(state["gcs"])
 
     @staticmethod
     def _end(state: dict[str, Any]) -> int:
@@ -244,7 +255,8 @@ class LocalCluster:
             f"--resources={json.dumps({f'node-{index}': 1})}",
             f"--labels={','.join(f'{name}={value}' for name, value in labels.items())}",
             f"--object-store-memory={object_store_mib * 2**20}",
-            f"--temp-dir={self.folder / 'ray'}",
+            # Its own: in a shared one each node would unpack a job's upload over the other's.
+            f"--temp-dir={self.folder / f'ray-{index}'}",
             "--disable-usage-stats",
             "--block",
         ]

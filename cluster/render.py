@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
 import yaml
 
 from cluster.commands import Job, environment
+from cluster.dashboards import DASHBOARDS, grafana
 from cluster.kuberay import ray_cluster, ray_job, ray_service
+from cluster.monitoring import RULES, alarms, prometheus
 from cluster.ray_up import ray_up
 from cluster.serve_config import serve_config
 from genrec.config import Settings
@@ -19,9 +22,12 @@ _KINDS: dict[str, tuple[Callable[[Settings, Job], dict[str, Any]], str]] = {
     "raycluster": (lambda settings, job: ray_cluster(settings), "kubectl apply -f FILE"),
     "rayjob": (ray_job, "kubectl apply -f FILE"),
     "rayservice": (lambda settings, job: ray_service(settings), "kubectl apply -f FILE"),
+    "prometheus": (lambda settings, job: prometheus(settings), "prometheus --config.file FILE"),
+    "alarms": (lambda settings, job: alarms(settings), f"beside Prometheus' own file, as {RULES}"),
     "runtime-env": (lambda settings, job: runtime_env(settings), "ray job submit --runtime-env FILE -- COMMAND"),
 }
-KINDS = tuple(_KINDS)
+GRAFANA = tuple(f"grafana-{name}" for name in DASHBOARDS)
+KINDS = (*_KINDS, *GRAFANA)
 
 
 def runtime_env(settings: Settings) -> dict[str, Any]:
@@ -43,6 +49,8 @@ def render(kind: str, settings: Settings, job: Job) -> str:
     Raises:
         SettingsError: the job is not one that can run.
     """
+    if kind in GRAFANA:  # JSON knows no comments
+        return json.dumps(grafana(kind.removeprefix("grafana-")), indent=1) + "\n"
     content, use = _KINDS[kind]
     header = f"# Rendered by `python -m cluster render {kind}` from the settings; change those instead.\n# {use}\n"
     return header + yaml.dump(content(settings, job), Dumper=_Plain, sort_keys=False, width=120)

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from genrec.artifacts import digest
+from genrec.artifacts import digest, is_uri
 from genrec.config import Settings, load_settings
 from genrec.config.load import SWEEPS, explain
 from genrec.errors import SettingsError
@@ -77,6 +77,11 @@ class Sweep:
         layers = (definition.overrides,)
         self.base = load_settings(config, preset=definition.preset, layers=layers, overrides=overrides)
         self.leaves = flatten(self.base.model_dump(mode="json"))
+        if is_uri(self.base.run.directory):
+            raise SettingsError(
+                f"run.directory: {self.base.run.directory}: a sweep's records and locks are files; give a directory, "
+                "mounted on all nodes"
+            )
         self._require_keys(definition.space, "space")
         self._require_keys(definition.control, "control")
         self._require_values()

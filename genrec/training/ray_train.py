@@ -168,6 +168,11 @@ def _work(config: dict[str, Any]) -> None:
     nodes: list[Any] = [ray.get_runtime_context().get_node_id()] * strategy.world
     if strategy.world > 1:  # also: no node begins before all have fetched
         torch.distributed.all_gather_object(nodes, nodes[0])
+    if apart is not None and settings.strategy == "deepspeed" and len(set(nodes)) > 1:
+        raise SettingsError(
+            "training.strategy: deepspeed's workers each write a part of a checkpoint, and with run.directory by URI "
+            "their nodes share no file system; mount the storage (file:///...), take ddp, or one node"
+        )
     if strategy.rank == 0:
         work_dir.mkdir(parents=True, exist_ok=True)
         gauges = TrainingGauges(f"{work_dir.parent.name}/{work_dir.name.lstrip('.').removesuffix('.scratch')}")

@@ -1,89 +1,61 @@
-"""``python -m cluster submit`` and its kin against a real head, started by `ray start --head` with its token on."""
+"""``python -m cluster submit`` and its kin on three nodes that `cluster up-local` started, the token on."""
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import shutil
-import signal
-import socket
-import subprocess
-import sys
 import tempfile
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pytest
 
 from cluster.__main__ import main
+from cluster.local import LocalCluster
+from genrec.config import ClusterSettings
+from tests.serving import MODEL, raw_data
 
 pytestmark = pytest.mark.integration
 
 ROOT = Path(__file__).parents[2]
-TOKEN = "a-token-of-this-test-alone-0123456789abcdef"
-START_S = 180.0
-
-
-def free_ports(count: int) -> list[int]:
-    probes = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [probe.getsockname()[1] for probe in probes]
-    for probe in probes:
-        probe.close()
-    return ports
+NODES, CPUS = 3, 2
+TINY = (
+    "data.reader=table",
+    "encoder={text: tfidf-svd, dimension: 8}",
+    "tokenizer={kind: residual-kmeans, level_sizes: [8, 8]}",
+    f"model={json.dumps(MODEL)}",
+    "training={strategy: ddp, workers: 2, cpus_per_worker: 1.5, epochs: 2, batch_size: 64, tensorboard: false}",
+    "baselines.sasrec={d_model: 16, layers: 1, epochs: 1, negatives: null}",
+    "evaluation={bootstrap_samples: 20, beams: 20}",
+    "bundle.floor=none",
+    "cluster.job.cpus=0.5",
+)
+"""A worker takes three quarters of a node, so that two of them never share one."""
 
 
 @pytest.fixture(scope="module")
-def head(tmp_path_factory):
-    """The Jobs API's address, and a home without a token."""
-    home = tmp_path_factory.mktemp("home")
-    environ = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    environ |= {
-        "HOME": str(home),
-        "OMP_NUM_THREADS": "1",
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-    }
-    gcs, dashboard, agent, grpc, metrics = free_ports(5)
-    with tempfile.TemporaryDirectory(prefix="ray") as folder:  # a short path: Ray's sockets lie below it
-        flags = (
-            "--node-ip-address=127.0.0.1",
-            f"--port={gcs}",
-            "--dashboard-host=127.0.0.1",
-            f"--dashboard-port={dashboard}",
-            f"--dashboard-agent-listen-port={agent}",
-            f"--dashboard-agent-grpc-port={grpc}",
-            f"--metrics-export-port={metrics}",
-            "--num-cpus=1",
-            "--object-store-memory=100000000",
-            f"--temp-dir={folder}",
-            "--disable-usage-stats",
-        )
-        process = subprocess.Popen(
-            ["ray", "start", "--head", "--block", *flags],
-            env=environ | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN},
-            cwd=home,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
+def local():
+    """A head without work and two workers, as `cluster up-local` makes them."""
+    with tempfile.TemporaryDirectory(prefix="g") as folder:  # a short path: Ray's sockets lie below it
+        cluster = LocalCluster(ClusterSettings(), Path(folder))
         try:
-            deadline = time.monotonic() + START_S
-            while not listens(dashboard):
-                assert process.poll() is None, "the head ended"
-                assert time.monotonic() < deadline, "the head's Jobs API does not come up"
-                time.sleep(0.5)
-            yield f"http://127.0.0.1:{dashboard}", home
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setenv("OMP_NUM_THREADS", "1")
+                cluster.up(NODES, CPUS, 100)
+            yield cluster
         finally:
-            process.terminate()  # `ray start --block` takes its own processes down with it
-            try:
-                process.wait(timeout=30)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
+            cluster.down()
 
 
-def listens(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
+@pytest.fixture(scope="module")
+def head(local, tmp_path_factory):
+    """The Jobs API's address, and a home without a token."""
+    return local.up(NODES, CPUS, 100)[0], tmp_path_factory.mktemp("home")
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +75,7 @@ class Done:
 
 
 @pytest.fixture
-def call(head, checkout, tmp_path, monkeypatch, capsys):
+def call(local, head, checkout, tmp_path, monkeypatch, capsys):
     """``python -m cluster WORDS`` in the checkout; in this process, because an import of Ray takes its time."""
     url, home = head
     monkeypatch.chdir(checkout)
@@ -111,10 +83,10 @@ def call(head, checkout, tmp_path, monkeypatch, capsys):
         monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(home))
 
-    def run(*words: str, token: str | None = TOKEN) -> Done:
+    def run(*words: str, token: str | None = "") -> Done:
         with monkeypatch.context() as patch:
             if token is not None:
-                patch.setenv("RAY_AUTH_TOKEN", token)
+                patch.setenv("RAY_AUTH_TOKEN", token or local.token_file.read_text())
             capsys.readouterr()
             code = main([*words, "--set", f"cluster.address={url}", "--set", f"cluster.storage.uri=file://{tmp_path}"])
             told = capsys.readouterr()
@@ -182,3 +154,95 @@ def test_too_large_an_upload_is_one_line_and_nothing_is_sent(call, checkout):
     assert refused.returncode == 2
     assert "weights.bin (101.0 MiB)" in refused.stderr
     assert refused.stderr.count("\n") == 1
+
+
+def tiny(raw: Path, *more: str) -> list[str]:
+    return [word for given in (*TINY, f"data.path={raw}", *more) for word in ("--set", given)]
+
+
+def test_a_run_ends_green_with_workers_and_actors_on_different_nodes(call, tmp_path):
+    raw = raw_data(tmp_path / "raw")
+    memory = "plugin.memory={finetune: true, epochs: 1, patience: null}"
+    done = call("submit", "run", *tiny(raw, memory, "retrieval={block_queries: 40, paths: [text]}"))
+    assert done.returncode == 0, done.stdout[-3000:]
+    groups = re.findall(r"2 workers on\s+nodes (\w{8}), (\w{8}) from step 0", " ".join(done.stdout.split()))
+    assert len(groups) == 3, "SASRec, the host, and its decoder once more"
+    assert all(first != second for first, second in groups)
+    text = " ".join(done.stdout.split())
+    actors = re.findall(r"\d+ units by \d+ actors: ((?:\d+ on node \w{8}(?:, )?)+)", text)
+    assert any(told.count("on node") == 2 for told in actors), text[-3000:]
+    assert "report: " in done.stdout
+
+
+def test_more_than_the_cluster_has_is_one_line(call, tmp_path):
+    raw = raw_data(tmp_path / "raw")
+    failed = call("submit", "sasrec", *tiny(raw, "training.workers=3"))
+    assert failed.returncode == 2
+    (line,) = [line for line in failed.stdout.splitlines() if line.startswith("genrec sasrec: ")]
+    assert "3 workers of 1.5 CPU each do not fit the cluster, which has room for 2 (3 nodes: " in line
+
+
+def test_a_killed_node_is_survived_and_comes_back(call, local, tmp_path):
+    """A worker node loses its power in pretraining: the rest goes on from the last checkpoint, and tells the loss."""
+    raw = raw_data(tmp_path / "raw")
+    assert call("submit", "tokenize", *tiny(raw)).returncode == 0
+    long = ("training.workers_min=1", "training.epochs=40", "training.checkpoint_steps=5", "training.log_every=1")
+    curves = tmp_path / "runs" / "artifacts" / "pretrain"
+    victim: list[int] = []
+
+    def kill_when_it_trains():
+        deadline = time.monotonic() + 300
+        while time.monotonic() < deadline and not victim:
+            rows = [path for path in curves.glob(".*.scratch/metrics.jsonl") if path.read_text().count("\n") > 12]
+            if rows:
+                victim.append(node_without_the_job())
+                local.down(victim[0])
+            time.sleep(0.05)
+
+    def node_without_the_job() -> int:
+        """The worker node below which no process runs `genrec`."""
+        state = local._read()
+        assert state is not None
+        for index, node in state["nodes"].items():
+            starter = node.starter.find()
+            words = [" ".join(one.cmdline()) for one in starter.children(recursive=True)] if starter else []
+            if index != "0" and not any("-m genrec" in line for line in words):
+                return int(index)
+        raise AssertionError("the job is on every node")
+
+    watcher = threading.Thread(target=kill_when_it_trains, daemon=True)
+    watcher.start()
+    done = call("submit", "pretrain", *tiny(raw, *long))
+    watcher.join()
+    assert victim
+    assert done.returncode == 0, done.stdout[-3000:]
+    text = " ".join(done.stdout.split())
+    first, *_, last = re.findall(
+        r"(\d) workers on\s+nodes ([\w, ]+?) from step (\d+)(?:, (\d+) steps done again)?", text
+    )
+    assert (first[0], first[2]) == ("2", "0")
+    assert last[0] == "1"
+    assert int(last[2]) >= 10
+    assert local.up(NODES, CPUS, 100)[1] == victim, "the same command brings the lost node back"
+
+
+def test_what_ends_is_what_was_started(tmp_path):
+    """`down-local` ends its own processes and no other Ray of the machine; a folder of others is refused."""
+    stranger = psutil.Popen(["sleep", "60"])
+    try:
+        with tempfile.TemporaryDirectory(prefix="g") as folder:
+            cluster = LocalCluster(ClusterSettings(name="other"), Path(folder))
+            assert cluster.down() == 0
+            cluster.up(1, 1, 100)
+            state = cluster._read()
+            assert state is not None
+            mine = [node.starter.find() for node in state["nodes"].values()]
+            family = [process for one in mine if one for process in (one, *one.children(recursive=True))]
+            assert len(family) > 3
+            assert cluster.down() >= len(family) - 2  # agents come and go
+            assert not [process for process in family if process.is_running()]
+            assert not cluster._state_file.exists()
+        assert stranger.is_running()
+    finally:
+        stranger.kill()
+        stranger.wait()

@@ -52,7 +52,9 @@ def test_hadolint_finds_nothing():
         [hadolint, "--no-color", ROOT / "cluster" / "docker" / "Dockerfile"], capture_output=True, text=True, timeout=60
     )
     assert (told.returncode, told.stdout) == (0, "")
-    wrong = subprocess.run([hadolint, "-"], input="FROM python\nRUN cd /x\n", capture_output=True, text=True, timeout=60)
+    wrong = subprocess.run(
+        [hadolint, "-"], input="FROM python\nRUN cd /x\n", capture_output=True, text=True, timeout=60
+    )
     assert "DL3006" in wrong.stdout, "the linter works"
 
 
