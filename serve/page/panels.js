@@ -9,6 +9,7 @@ const LEANS_SHOWN = 8;
 const PARTS = {
   generator: "The model itself",
   text: "People whose histories read alike",
+  collaborative: "People with similar tastes",
   neighbours: "People with similar histories",
   "item-knn": "Items taken together",
   sasrec: "The order in which things are taken",
@@ -50,8 +51,9 @@ function explanation(item, reply) {
   const parts = Object.entries(reply.sources ?? {}).sort(([, one], [, other]) => other - one);
   const people = (reply.retrieved_users ?? []).filter((one) => one.vote > 0);
   return [
-    h("p.lead", {}, `${item.evidence?.reason ?? "What the model expects next"}. Measured by leaving each thing out and asking again.`),
+    h("p.lead", {}, `${item.evidence?.reason ?? "What the model expects next"}. The numbers below are measured.`),
     leans.length > 0 && h("h3", {}, "It leans on"),
+    leans.length > 0 && h("p.hint", {}, "How many times as likely it is with each of these in the history as without."),
     leans.length > 0 && h("ul.weights", {}, leans.map((one) => weightRow(one.title, times(one.influence), one.influence / most))),
     against.length > 0 && h("p.hint", {}, `“${against[0].title}” speaks against it (${times(against[0].influence)}).`),
     parts.length > 1 && h("h3", {}, "Who speaks for it"),
@@ -168,7 +170,7 @@ function metricsTable(rows) {
   const columns = COLUMNS.filter(([segment, metric]) => models.some((model) => values.has(`${model} ${segment} ${metric}`)));
   const cell = (model, [segment, metric]) => {
     const value = values.get(`${model} ${segment} ${metric}`);
-    return h("td.number", {}, value === undefined ? "–" : value.toFixed(4));
+    return h("td.number", {}, value === undefined ? "–" : value.toFixed(3));
   };
   return h(
     "table",

@@ -12,7 +12,8 @@ export function poster(codes) {
   const hue = (first * GOLDEN_ANGLE + (second % 9) * 4 + 160) % 360;
   const partner = (hue + PARTNERS[(first + second) % PARTNERS.length]) % 360;
   const deep = first % 3 === 1;
-  const size = 0.78 + (third % 5) * 0.11;
+  const rest = third * 13 + second * 5; // the last level may tell only equal items apart
+  const size = 0.78 + (rest % 5) * 0.11;
   const ground = deep ? tone(0.4, 0.08, hue) : tone(first % 3 ? 0.74 : 0.86, first % 3 ? 0.1 : 0.06, hue);
   const main = deep ? tone(0.82, 0.1, partner) : tone(0.46, 0.11, hue);
   const small = deep ? tone(0.7, 0.14, (hue + 40) % 360) : tone(0.68, 0.15, partner);
@@ -21,7 +22,7 @@ export function poster(codes) {
     { viewBox: "0 0 100 100", class: "poster-art", "aria-hidden": "true", preserveAspectRatio: "xMidYMid slice" },
     s("rect", { width: 100, height: 100, fill: ground }),
     s("g", { fill: main, stroke: main, "stroke-width": 0, transform: `${turn(second >> 3)} ${grow(size)}` }, FORMS[second % FORMS.length]()),
-    detail(third, small),
+    detail(rest, small),
     fourth > 0 && s("circle", { cx: 90, cy: 90, r: 3 + (fourth % 3), fill: small }),
   );
 }

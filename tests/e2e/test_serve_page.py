@@ -223,7 +223,7 @@ def test_a_history_is_built_and_narrowed(open_page: Open, url: str, site: Site) 
     guest = page.evaluate("sessionStorage.getItem('genrec.guest')")
     assert len(site.store.recent(guest)) == 1
     page.get_by_role("button", name="Model card").click()
-    page.get_by_role("cell", name="0.5000").wait_for()
+    page.get_by_role("cell", name="0.500").wait_for()
 
 
 def test_mistakes_say_what_to_do_and_a_wish_can_be_stopped(
@@ -284,7 +284,7 @@ def test_a_phone_shows_all_without_sideways_scrolling_or_movement(open_page: Ope
     )
     assert small == []
     page.get_by_role("button", name="Model card").tap()
-    page.get_by_role("cell", name="0.5000").wait_for()
+    page.get_by_role("cell", name="0.500").wait_for()
     assert page.locator("#panel").evaluate("one => one.getBoundingClientRect().width <= innerWidth")
 
 
