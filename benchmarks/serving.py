@@ -133,6 +133,8 @@ def overload(args: argparse.Namespace, bundle: Path, folder: Path) -> dict[str, 
 
 def faults(args: argparse.Namespace, bundle: Path, folder: Path) -> dict[str, Any]:
     """Replicas killed, bundles swapped and a broken one refused while clients go on; with one retry and without."""
+    if args.bundle is not None:
+        raise SystemExit("faults: it makes two bundles of one catalog itself; leave out --bundle")
     other = _tiny(folder / "other", seed=1)
     broken = folder / "broken"
     shutil.copytree(other, broken)

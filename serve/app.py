@@ -30,6 +30,7 @@ from serve.backend import HandleBackend
 from serve.content_parts import PARTS, HandleContent, bind_content, content_wanted
 from serve.journal import Journal
 from serve.keys import load_digests
+from serve.logs import join_serve_log
 from serve.process import run_directory
 from serve.recommender import recommender_class
 from serve.rollout import DEFAULT_CATALOG, ROLLOUT_FILE, Rollouts
@@ -61,6 +62,7 @@ class IngressReplica:
         newest: str | None = None,
         **parts: DeploymentHandle[Any],
     ) -> None:
+        join_serve_log()
         self._limits = limits
         versions = Rollouts(Path(rollouts))
         self._backend = HandleBackend(recommender, limits.request_timeout_s, versions, limits.canary_errors)

@@ -83,7 +83,6 @@ class HandleBackend:
         self._most_errors = most_errors
         self._current: dict[str, Rollout] = {} if rollouts is None else rollouts.read()
         self._failures: Counter[str] = Counter()
-        self._versions: dict[str, tuple[str, str]] = {}
         self._requests = 0
 
     async def recommend(self, request: RecommendRequest, catalog: str | None = None) -> Answer | Refusal:
@@ -116,9 +115,10 @@ class HandleBackend:
 
     async def versions(self, timeout_s: float) -> tuple[str, str]:
         """Versions of bundle and semantic IDs."""
-        versions: tuple[str, str] = await self._call("versions", timeout_s=timeout_s)
         rollout = self._current.get(DEFAULT_CATALOG)
-        return versions if rollout is None else self._versions.get(rollout.stable, versions)
+        stable = None if rollout is None else rollout.stable
+        versions: tuple[str, str] = await self._call("versions", stable, timeout_s=timeout_s)
+        return versions
 
     async def follow(self, every_s: float = 0.5, newest: Callable[[], str | None] | None = None) -> None:
         """Follow the rollout file for as long as the replica lives: verify what is wanted, then route to it.
@@ -129,6 +129,9 @@ class HandleBackend:
         """
         assert self._rollouts is not None
         last = newest() if newest else None
+        for catalog, rollout in self._current.items():
+            if catalog != DEFAULT_CATALOG:
+                await self._warm(rollout.stable)
         while True:
             try:
                 self._current = self._rollouts.read()
@@ -144,6 +147,15 @@ class HandleBackend:
                 logger.exception("the rollout is not followed at this moment")
             await asyncio.sleep(every_s)
 
+    async def _warm(self, bundle: str) -> None:
+        """Have a further catalog loaded before it is asked for; one that cannot be is told of in the log."""
+        try:
+            told = await self._call("prepare", bundle, timeout_s=PREPARE_TIMEOUT_S, model=bundle)
+        except (ApiError, RayError, RayServeException) as error:
+            told = repr(error)
+        if isinstance(told, str):
+            logger.error("%s: a further catalog is not loaded: %s", bundle, told)
+
     async def _verify(self, catalog: str, bundle: str) -> None:
         assert self._rollouts is not None
         try:
@@ -156,7 +168,6 @@ class HandleBackend:
             logger.error("%s: refused: %s", bundle, told)
             step = lambda one: one.refuse(bundle, told) if one.wanted == bundle else one  # noqa: E731
         else:
-            self._versions[bundle] = told
             self._failures.pop(bundle, None)
             logger.warning("%s: version %s passed its checks", bundle, told[0])
             step = lambda one: one.accept() if one.wanted == bundle else one  # noqa: E731

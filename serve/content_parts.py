@@ -32,6 +32,7 @@ from genrec.errors import GenrecError
 from serve.backend import answered, as_api_error
 from serve.content import Decided, InstructionCall, Made, Making, MediaFile, Progress, is_asset
 from serve.errors import ApiError, unavailable
+from serve.logs import join_serve_log
 from serve.process import run_directory
 from serve.recommender import Refusal
 
@@ -61,6 +62,7 @@ class _Worker:
     """One thread for a replica's models."""
 
     def __init__(self, name: str) -> None:
+        join_serve_log()
         torch.set_num_threads(1)
         self._pool = ThreadPoolExecutor(1, name, initializer=torch.set_num_threads, initargs=(1,))
 
@@ -180,8 +182,9 @@ class CreatorReplica(_Part):
                 return Refusal(422, "cannot_create", "text", str(error))
             return draft, ReviewContext(user=making.call.user_id)
 
-        async for step in self._worker.told(work, "creating"):
-            yield step
+        async with aclosing(self._worker.told(work, "creating")) as told:  # type: ignore[type-var]
+            async for step in told:
+                yield step
 
 
 class EditorReplica(_Part):
@@ -224,8 +227,9 @@ class EditorReplica(_Part):
                 return Refusal(422, "cannot_edit", "text", str(error))
             return draft, self._origin(draft, making)
 
-        async for step in self._worker.told(work, "editing"):
-            yield step
+        async with aclosing(self._worker.told(work, "editing")) as told:  # type: ignore[type-var]
+            async for step in told:
+                yield step
 
     def _origin(self, draft: Draft, making: Making) -> ReviewContext:
         from genrec.content.vision import load_picture
@@ -258,7 +262,7 @@ class FidelityReplica(_Part):
     """
 
     def __init__(self, folder: str, bundle: str, settings: ContentSettings) -> None:
-        from genrec.content.fidelity import FidelityGate
+        from genrec.content.fidelity import FidelityGate, ProcessRunner
         from genrec.content.library import Library
 
         self._worker = _Worker("fidelity")
@@ -266,7 +270,8 @@ class FidelityReplica(_Part):
         self._items = load_bundle(bundle).catalog.item_ids
         self._gate = FidelityGate(settings.fidelity, Path(folder))
         self._library = Library(Path(folder), settings.fidelity)
-        self._gate.review_prompt("a red apple")  # loads the checks
+        if isinstance(self._gate.runner, ProcessRunner):
+            self._gate.runner.start()
 
     async def allowed(self, text: str, user: str | None) -> FidelityReport:
         """What the checks say of the words, before anything is made."""
@@ -358,7 +363,7 @@ class HandleContent:
         """Judge the words, make, judge what was made, keep what passed."""
         call, name = making.call, {"create": "creator", "edit": "editor"}[making.decided.decision.action]
         yield Progress(0.1, "checking the words")
-        words: FidelityReport = await self._call("fidelity", "allowed", making.prompt or "an edit", call.user_id)
+        words: FidelityReport = await self._call("fidelity", "allowed", call.text or making.prompt, call.user_id)
         if not words.passed:
             yield Made(words, None, making.prompt, making.decided.decision.action, "", 0, 0, {})
             return

@@ -8,12 +8,12 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from uuid import uuid4
 
 from genrec.config import ServeSettings
-from genrec.finding import Filter
+from genrec.finding import NO_FILTER, Filter
 from genrec.recommendation import Recommendation, Source
 from genrec.recommender import RecommendRequest
 from serve.backend import Backend
@@ -159,25 +159,28 @@ class Instructions:
             whose = RecommendRequest(None, decided.matches[:1], 1)
         fitting: list[Recommendation] = []
         answer: Answer | None = None
-        if decided.matches:
+        matches = decided.matches if decided.decision.action == "retrieve" else ()
+        if matches:
             try:
-                answer = await self._list(whose, len(decided.matches), Filter(items=decided.matches))
+                answer = await self._list(whose, len(matches), where=Filter(items=matches))
             except ApiError as error:
                 if error.code != "unknown_item":  # the instructor reads a bundle that has been followed by another
                     raise
-            place = {item: rank for rank, item in enumerate(decided.matches)}
+            place = {item: rank for rank, item in enumerate(matches)}
             found = () if answer is None else answer.items
             ranked = sorted(enumerate(found), key=lambda pair: pair[0] + place[pair[1].item_id])
             fitting = [_fits(entry) for _, entry in ranked][:k]
         if len(fitting) < k:
-            known = {entry.item_id for entry in fitting}
-            answer = await self._list(whose, min(k + len(known), self.limits.max_k), None)
-            fitting += [entry for entry in answer.items if entry.item_id not in known][: k - len(fitting)]
+            known = tuple(entry.item_id for entry in fitting)
+            answer = await self._list(whose, k - len(fitting), exclude=known)
+            fitting += answer.items
         assert answer is not None
         return Answer(fitting, answer.version, answer.sid_version)
 
-    async def _list(self, whose: RecommendRequest, k: int, where: Filter | None) -> Answer:
-        request = RecommendRequest(whose.user_id, whose.history, k, recent=whose.recent, where=where or Filter())
+    async def _list(
+        self, whose: RecommendRequest, k: int, *, where: Filter = NO_FILTER, exclude: tuple[str, ...] = ()
+    ) -> Answer:
+        request = replace(whose, k=k, where=where, exclude=exclude)
         answer: Answer = _granted(await self.backend.recommend(request))
         return answer
 

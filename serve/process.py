@@ -26,7 +26,7 @@ from genrec.errors import GenrecError
 
 LOCK = "serve.lock"
 STATE = "serve.json"
-READY_TIMEOUT_S = 120.0
+READY_TIMEOUT_S = 300.0  # six deployments with their models, on a busy machine
 _LOCK_PATIENCE_S = 2.0
 
 

@@ -24,6 +24,7 @@ from genrec.config import ServeSettings
 from genrec.errors import ArtifactError, GenrecError
 from genrec.recommendation import Recommendation
 from genrec.recommender import Recommender, RecommendRequest, RequestError, UnknownItemError, UnknownUserError
+from serve.logs import join_serve_log
 from serve.metrics import RecommenderMetrics
 from serve.rollout import Rollouts
 
@@ -191,6 +192,7 @@ class RecommenderReplica:
     """
 
     def __init__(self, bundle: str, limits: ServeSettings, rollouts: str) -> None:
+        join_serve_log()
         threads = max(1, int(limits.cpus_per_replica))  # more threads than the replica's share slow everyone down
         torch.set_num_threads(threads)
         self._worker = ThreadPoolExecutor(1, "decode", initializer=torch.set_num_threads, initargs=(threads,))
@@ -284,9 +286,10 @@ class RecommenderReplica:
         """A loaded bundle."""
         return (await self._model(bundle)).card()
 
-    async def versions(self) -> tuple[str, str]:
+    async def versions(self, bundle: str | None = None) -> tuple[str, str]:
         """Versions of bundle and semantic IDs: the cheapest proof that a warm replica answers."""
-        return self._logic.recommender.version, self._logic.recommender.sid_version
+        recommender = (await self._model(bundle)).recommender
+        return recommender.version, recommender.sid_version
 
     async def threads(self) -> int:
         """Threads that a decoding step uses."""

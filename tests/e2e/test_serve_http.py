@@ -68,6 +68,7 @@ class Service:
     state: Running
     bundle: Path
     run: Path
+    books: Path
     before_ready: list[int | None] = field(default_factory=list)
 
     @property
@@ -94,7 +95,17 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     folder = tmp_path_factory.mktemp("serve")
     bundle, made_with = pipeline_bundle(folder)
     port, run = free_port(), Path(made_with.run.directory) / made_with.run.name
-    settings = {"serve.port": port, **LIMITS, "ray.num_cpus": 2, "ray.object_store_mib": 200, "ray.dashboard": "false"}
+    (folder / "books").mkdir()
+    books = assembled_bundle(folder / "books", seed=2)
+    catalogs = {"serve.catalogs": json.dumps({"books": str(books)})}
+    settings = {
+        "serve.port": port,
+        **LIMITS,
+        **catalogs,
+        "ray.num_cpus": 2,
+        "ray.object_store_mib": 200,
+        "ray.dashboard": "false",
+    }
     overrides = [argument for key, value in settings.items() for argument in ("--set", f"{key}={value}")]
     log = folder / "log"
     with log.open("wb") as stream:
@@ -114,7 +125,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
         while (state := running(run)) is None:
             assert process.poll() is None, log.read_text()
             time.sleep(0.05)
-        yield Service(process, state, bundle, run, before)
+        yield Service(process, state, bundle, run, books, before)
     finally:
         process.send_signal(signal.SIGTERM)
         try:
@@ -324,6 +335,20 @@ def test_the_model_card_is_the_bundles(client: httpx.Client, bundle: Bundle) -> 
     card = client.get("/v1/model").json()
     assert (card["bundle_version"], card["items"]) == (bundle.version, ITEMS)
     assert card["card"] == bundle.card
+
+
+def test_a_further_catalog_is_served_beside_the_runs_own(service: Service, client: httpx.Client) -> None:
+    expected = [entry.item_id for entry in Recommender.load(service.books).recommend(["u7"], K)[0]]
+    body = {"user_id": "u7", "k": K}
+    for reply in (
+        client.post("/v1/recommendations", json={**body, "catalog": "books"}),
+        client.post("/v1/recommendations", json=body, headers={"X-Catalog": "books"}),
+    ):
+        assert [entry["item_id"] for entry in reply.json()["items"]] == expected
+        assert reply.json()["bundle_version"] != service.state.version
+    assert client.post("/v1/recommendations", json=body).json()["bundle_version"] == service.state.version
+    unknown = client.get("/v1/model", headers={"X-Catalog": "music"})
+    assert (unknown.status_code, unknown.json()["error"]["code"]) == (404, "unknown_catalog")
 
 
 def test_bundles_are_swapped_under_load_without_a_lost_or_wrong_list(service: Service, tmp_path: Path) -> None:

@@ -10,11 +10,14 @@ import io
 import json
 import struct
 import zlib
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
+import schemathesis
 from fastapi.testclient import TestClient
 from PIL import Image
 
@@ -191,6 +194,38 @@ def test_a_session_remembers_turns_list_and_what_was_rejected(
     assert script.calls[-1].shown[0] == ASSET == second["items"][0]["item_id"]
     told(again, text="clarify", session_id="another-session")
     assert script.calls[-1].turns == ()
+
+
+def test_generated_instructions_never_meet_a_server_error(
+    logic: RecommenderLogic, store: FeedbackStore, script: Script
+) -> None:
+    """From the published schema, valid and broken, with schemathesis' own checks; so for media and their origin."""
+    api = create_api(LIMITS, Recommending(logic), Journal(store), content=script)  # type: ignore[arg-type]
+    schema = schemathesis.openapi.from_asgi("/openapi.json", api)
+    seen: Counter[int] = Counter()
+
+    def send(case: schemathesis.Case) -> None:
+        if isinstance(case.body, dict) and case.body.get("text") and case.meta.generation.mode.is_positive:
+            case.body["text"] = f"create {case.body['text']}"[:100]
+        reply = case.call()
+        seen[reply.status_code] += 1
+        assert reply.status_code < 500, reply.text
+        case.validate_response(reply)
+
+    for found in schema.get_all_operations():
+        operation = found.ok()
+        if not operation.path.startswith(("/v1/instructions", "/v1/media")):
+            continue
+        for mode in schemathesis.GenerationMode:
+            run = hypothesis.given(case=operation.as_strategy(generation_mode=mode))(send)
+            hypothesis.settings(
+                max_examples=40,
+                deadline=None,
+                database=None,
+                derandomize=True,
+                suppress_health_check=list(hypothesis.HealthCheck),
+            )(run)()
+    assert {200, 422} <= set(seen), seen
 
 
 def events_of(text: str) -> list[tuple[str, dict[str, Any]]]:
