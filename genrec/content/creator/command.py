@@ -50,17 +50,14 @@ def _train_creator(options: argparse.Namespace, settings: Settings, console: Con
 
 
 def _train_upscaler(options: argparse.Namespace, settings: Settings, console: Console) -> None:
-    from genrec.content.creator.train import load_weights
     from genrec.content.creator.upscale import train_upscaler
 
     if options.packages is None:
         raise SettingsError("content train upscaler: --packages is missing; give the directory of npm tarballs")
-    _, latents, _ = load_weights(options.out)
     with Bar(console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("training", total=1.0)
         path = train_upscaler(
             options.packages,
-            latents,
             options.out,
             steps=options.steps or 2000,
             minutes=options.minutes,
