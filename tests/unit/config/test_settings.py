@@ -101,6 +101,16 @@ def test_each_mistake_names_key_value_and_mend(override, message):
         load_settings(overrides=[override])
 
 
+@pytest.mark.parametrize("strategy", ["single", "deepspeed"])
+def test_elastic_workers_are_for_ddp(strategy):
+    workers = [] if strategy == "single" else ["training.workers=2"]
+    with pytest.raises(
+        SettingsError, match=r"training.workers_min: 1 needs strategy 'ddp' .* cannot change their number"
+    ):
+        load_settings(overrides=[f"training.strategy={strategy}", "training.workers_min=1", *workers])
+    assert load_settings(overrides=["training.workers=2", "training.workers_min=1"]).training.workers_min == 1
+
+
 def test_single_strategy_with_workers_is_refused():
     with pytest.raises(SettingsError, match=r"training.workers: strategy 'single' is one process, got 2"):
         load_settings(overrides=["training.strategy=single", "training.workers=2"])
