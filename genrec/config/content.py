@@ -120,8 +120,8 @@ class FidelitySettings(Section):
         "embedded", description="image-text encoder of the checks; none: pictures are compared by hashes alone"
     )
     processes: bool = Field(True, description="checks run in a process of their own, which a time-out ends")
-    timeout_s: PositiveFloat = Field(20.0, description="a check without verdict after so long has failed")
-    start_timeout_s: PositiveFloat = Field(120.0, description="for the checks to load their models")
+    timeout_s: PositiveFloat = Field(60.0, description="a check without verdict after so long has failed")
+    start_timeout_s: PositiveFloat = Field(300.0, description="for the checks to load their models")
     certificates: str | None = Field(
         None, description="PEM of leaf and chain, a path or env:NAME; none: a development key is made on first use"
     )

@@ -9,9 +9,11 @@ from collections.abc import Callable, Sequence
 from importlib.resources import files
 from pathlib import Path
 
+from PIL import Image
+
 from genrec.config.content import FidelitySettings
 from genrec.content.contracts import ImageTextEncoder
-from genrec.content.fidelity.context import Check
+from genrec.content.fidelity.context import Check, Subject
 from genrec.content.fidelity.keys import signing_keys
 
 log = logging.getLogger(__name__)
@@ -35,7 +37,7 @@ def policy_version(settings: FidelitySettings) -> str:
 
 
 def build_checks(
-    settings: FidelitySettings, directory: Path, encoder: ImageTextEncoder | None = None
+    settings: FidelitySettings, directory: Path, encoder: ImageTextEncoder | None = None, *, warm: bool = True
 ) -> Sequence[Check]:
     """All checks that can be loaded.
 
@@ -43,6 +45,7 @@ def build_checks(
         settings: of the policy.
         directory: of the development key.
         encoder: in place of what ``settings.encoder`` names.
+        warm: read every model now, so that no review waits for one.
     """
     from genrec.content.fidelity.authenticity import Authenticity
     from genrec.content.fidelity.bias import Bias
@@ -55,7 +58,10 @@ def build_checks(
 
     def add(name: str, make: Callable[[], Check]) -> None:
         try:
-            checks.append(make())
+            check = make()
+            if warm:
+                check(Subject("a red apple", frames=(Image.new("RGB", (64, 64)),)))
+            checks.append(check)
         except Exception as error:  # noqa: BLE001 - a check that is not there fails, the others go on
             log.error("the %s check could not be loaded: %s: %s", name, type(error).__name__, error)
 

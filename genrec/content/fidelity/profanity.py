@@ -20,7 +20,7 @@ from genrec.content.fidelity.text import readings
 
 WEIGHTS = Path(__file__).resolve().parents[1] / "weights" / "profanity"
 WORD = re.compile(r"(?u)\b\w\w+\b")
-THRESHOLD = 0.93
+THRESHOLD = 0.985
 """Chosen on the development half of the red-team sets and titles."""
 
 

@@ -8,7 +8,7 @@ import unicodedata
 LEET = str.maketrans(
     {"0": "o", "1": "i", "3": "e", "4": "a", "5": "s", "7": "t", "@": "a", "$": "s", "!": "i", "|": "l"}
 )
-LOOKALIKES = str.maketrans("аеорсухіјѕԁɡοαεικνρτυ", "aeopcyxijsdgoaeiknptu")
+LOOKALIKES = str.maketrans("аеорсухіјѕԁɡвкмнтοαεικνρτυβ", "aeopcyxijsdgbkmhtoaeiknptub")
 """Cyrillic and Greek letters that look like Latin ones."""
 _SPELLED = re.compile(r"\b(?:[a-z][ .\-_*]){3,}[a-z]\b")
 _INVISIBLE = re.compile(r"[\u00ad\u200b-\u200f\u2060\ufeff]")

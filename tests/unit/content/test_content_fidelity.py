@@ -55,7 +55,7 @@ def checks(tmp_path_factory):
 
 @pytest.fixture
 def gate(tmp_path, checks):
-    return FidelityGate(SETTINGS, tmp_path, runner=InlineRunner(checks, 60))
+    return FidelityGate(SETTINGS, tmp_path, runner=InlineRunner(checks, 120))
 
 
 def refused(report):
@@ -145,13 +145,13 @@ def test_what_raises_hangs_answers_for_others_or_is_not_loaded_refuses(tmp_path)
 
 def test_a_check_that_cannot_be_loaded_is_left_out_and_fails(tmp_path, monkeypatch):
     monkeypatch.setattr(build_module, "load_encoder", lambda settings: 1 / 0)
-    there = {check.name for check in build_checks(SETTINGS, tmp_path)}
+    there = {check.name for check in build_checks(SETTINGS, tmp_path, warm=False)}
     assert there == set(CHECKS) - {"authenticity", "legality"}
 
 
 def test_killing_the_process_of_the_checks_refuses_and_the_next_review_starts_another(tmp_path):
     # Checks that load quickly would do, but what is killed here is the process that is used in earnest.
-    settings = SETTINGS.model_copy(update={"processes": True, "timeout_s": 60.0})
+    settings = SETTINGS.model_copy(update={"processes": True, "timeout_s": 120.0})
     runner = ProcessRunner(settings, tmp_path / "keys")
     gate = FidelityGate(settings, tmp_path, runner=runner)
     try:
