@@ -241,6 +241,7 @@ class LocalCluster:
 
     def _start(self, index: int, state: Mapping[str, Any], cpus: int, object_store_mib: int) -> Node:
         if index:
+            self._share_logs(index)
             flags = [f"--address={state['gcs']}", "--include-log-monitor=false"]
         else:
             flags = ["--head", f"--port={state['gcs'].rpartition(':')[2]}", f"--dashboard-host={HOST}"]
@@ -275,6 +276,14 @@ class LocalCluster:
                 start_new_session=True,  # a Ctrl-C meant for the caller must not reach it
             )
         return Node(Process.of(psutil.Process(started.pid)))
+
+    def _share_logs(self, index: int) -> None:
+        """One folder of logs: of nodes with one address, Ray's agents look for a job's log in the head's."""
+        session = (self.folder / "ray-0" / "session_latest").resolve()
+        own = self.folder / f"ray-{index}" / session.name
+        own.mkdir(parents=True, exist_ok=True)
+        if not (own / "logs").exists():
+            (own / "logs").symlink_to(session / "logs")
 
     def _bring_up(self, index: int, state: dict[str, Any], cpus: int, object_store_mib: int) -> None:
         """Start a node and wait until the head counts it; a busy machine may miss Ray's own short limits, so again."""
