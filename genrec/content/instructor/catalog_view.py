@@ -29,7 +29,7 @@ from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.preprocessing import normalize
 
 from genrec.artifacts import digest
-from genrec.content.instructor.words import content_words, stem, words, years
+from genrec.content.instructor.words import STOP, content_words, stem, words, years
 
 if TYPE_CHECKING:
     from genrec.data.load import Catalog
@@ -236,6 +236,23 @@ class CatalogView:
         signs = self._signs(coverage_N, text_N, title_N, said_N, usable_N, best, read, total, span)
         missing = tuple(word for word, _, _, items in read if best not in items)
         return Found(tuple(int(item) for item in top), tuple(float(score_N[item]) for item in top), signs, missing)
+
+    def named(self, text: str) -> int | None:
+        """The item whose title ``text`` says word by word; one word alone where it is rare and stands for no kind."""
+        said = words(text)
+        best, length = None, 0
+        told = [word for word in set(said) if word not in STOP and word not in self.aliases]
+        rare = [self._postings[word] for word in told if word in self._postings]
+        for item in np.unique(np.concatenate(rare)) if rare else ():
+            title = words(plain_title(self.titles[item]))
+            alone = len(title) == 1
+            if alone and (len(title[0]) < 5 or len(self._postings.get(title[0], ())) > 3):
+                continue
+            if not self._title_words[item] - STOP or len(title) <= length:
+                continue
+            if any(said[place : place + len(title)] == title for place in range(len(said) - len(title) + 1)):
+                best, length = int(item), len(title)
+        return best
 
     def _said(self, said: frozenset[str], read: Sequence[tuple[str, float, str, NDArray[np.int64]]]) -> FloatArray:
         """float32 [N], the share of each title's words that the wish says."""

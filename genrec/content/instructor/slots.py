@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from genrec.content.contracts import Instruction, Slots
 from genrec.content.instructor.catalog_view import CatalogView, plain_title
-from genrec.content.instructor.spans import medium_of
+from genrec.content.instructor.spans import medium_in, medium_of
 from genrec.content.instructor.understanding import Understanding
 from genrec.content.instructor.words import content_words, words
 
@@ -29,6 +31,10 @@ def fill_slots(instruction: Instruction, catalog: CatalogView, understood: Under
     seeks = understood.intents["seek"] > max(understood.intents["make"], understood.intents["change"])
     if seeks and source is not None and reference.kind in ("place", "title"):
         target = plain_title(catalog.titles[source])
+    if seeks and target is None and spans.style:
+        target, spans = spans.style[0], replace(spans, style=())
+    if seeks and reference.kind == "none":
+        target = _title_said(instruction.text, target, catalog)
     if target and reference.kind != "none" and _only_points(target, reference.words, source, catalog, changes):
         target = None
     if target is None and not changes:
@@ -37,6 +43,8 @@ def fill_slots(instruction: Instruction, catalog: CatalogView, understood: Under
         target = plain_title(catalog.titles[source])
     style = next((each.style[-1] for each in (spans, *held) if each.style), None)
     medium = next((found for found in (medium_of(each.medium) for each in (spans, *held)) if found), None)
+    if medium is None and not seeks:
+        medium = medium_in(instruction.text, [*filter(None, [target]), *spans.negative, *spans.constraint])
     constraints = dict.fromkeys((*spans.constraint, *(value for each in held for value in each.constraint)))
     negatives = dict.fromkeys((*spans.negative, *(value for each in held for value in each.negative)))
     return Slots(
@@ -48,6 +56,15 @@ def fill_slots(instruction: Instruction, catalog: CatalogView, understood: Under
         constraints=tuple(constraints),
         negatives=tuple(negatives),
     )
+
+
+def _title_said(text: str, target: str | None, catalog: CatalogView) -> str | None:
+    """The title that the text says, where the target found is another thing."""
+    item = catalog.named(text)
+    if item is None:
+        return target
+    title = plain_title(catalog.titles[item])
+    return target if target and set(words(title)) <= set(words(target)) else title
 
 
 def _longest(values: tuple[str, ...]) -> str | None:

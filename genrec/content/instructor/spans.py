@@ -16,7 +16,7 @@ from genrec.content.instructor.words import fold
 MEDIUM_WORDS: tuple[tuple[Medium, str], ...] = (
     (
         "video",
-        r"video|clip|animation|animated gif|gif|short film|reel|moving|motion|loop|teaser|trailer|boomerang|film",
+        r"video|clip|animation|animated gif|gif|short film|reel|moving|motion|loop|vid|teaser|trailer|boomerang|film",
     ),
     ("card", r"card|blurb|description|text|summary|caption|tagline|title|copy|wording|synopsis|slogan|headline"),
     (
@@ -26,7 +26,10 @@ MEDIUM_WORDS: tuple[tuple[Medium, str], ...] = (
     ),
 )
 _EDGE_WORDS = {
-    "target": r"^(?:of|for|me|us|to)\s+|\s+(?:please|pls|thanks)$",
+    "target": (
+        r"^(?:of|for|me|us|to)\s+|"
+        r"\s+(?:please|pls|thanks|a|an|the|in|on|of|for|with|that|are|is|to|at|and|or|by|from)$"
+    ),
     "style": r"^(?:in|as|like|the style of|style of|a|an|the|of)\s+|\s+(?:style|look|version|vibe|feel|effect|filter)$",
     "medium": r"^(?:a|an|the|some)\s+",
     "constraint": r"^(?:and|but)\s+|\s+(?:and|but|please|pls)$",
@@ -75,6 +78,17 @@ def trimmed(value: str, slot: str) -> str:
     for _ in range(3):
         value = re.sub(_EDGE_WORDS[slot], "", value, flags=re.IGNORECASE).strip(_PUNCTUATION)
     return re.sub(r"\s+", " ", value)
+
+
+def medium_in(text: str, beside: Sequence[str]) -> Medium | None:
+    """The medium that a text names outside of the phrases ``beside``: image or video; words for cards say too little."""
+    folded = fold(text)
+    for phrase in beside:
+        folded = folded.replace(fold(phrase), " ")
+    for medium, pattern in MEDIUM_WORDS:
+        if medium != "card" and re.search(rf"\b(?:{pattern})s?\b", folded):
+            return medium
+    return None
 
 
 def medium_of(values: Sequence[str]) -> Medium | None:

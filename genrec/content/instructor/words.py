@@ -30,18 +30,18 @@ _YEAR = re.compile(r"\b((?:19|20)\d\d)\b")
 FIRST_YEAR, LAST_YEAR = 1880, 2100
 
 _STOP_WORDS = """
-a an the of in on at to for from with by and or but is are was were be been am i i'm i'd i'll i've me my mine we
-us our you your it its it's he his him she her they them their this that these those there here what which who
-whose whom how when where why as if so than then too very really just any some all also not no nor do does did
-done have has had can could would should will shall may might must let lets let's get got give gave find search
-look looking show want wanted need like love please plz pls thanks thank hey hi hello ok okay something anything
-thing things stuff one ones movie movies film films flick flicks picture pictures product products item items
-title titled called named about around into kind sort type bit more most much many good great best nice watch
-see buy recommend suggest set star starring made make where's what's that's don't dont doesn't isn't out up down
-over again other another only still even ever own same such between both each few go going gonna wanna gotta
-feel feels feeling mood tonight today evening weekend plus via etc pick option options someone somebody people's
-year years old era decade time happen happens seen catalog catalogue list selection collection available shop
-store offer carry stock
+came come comes coming a an the of in on at to for from with by and or but is are was were be been am i i'm i'd
+i'll i've me my mine we us our you your it its it's he his him she her they them their this that these those
+there here what which who whose whom how when where why as if so than then too very really just any some all
+also not no nor do does did done have has had can could would should will shall may might must let lets let's
+get got give gave find search look looking show want wanted need like love please plz pls thanks thank hey hi
+hello ok okay something anything thing things stuff one ones movie movies film films flick flicks picture
+pictures product products item items title titled called named about around into kind sort type bit more most
+much many good great best nice watch see buy recommend suggest set star starring made make where's what's that's
+don't dont doesn't isn't out up down over again other another only still even ever own same such between both
+each few go going gonna wanna gotta feel feels feeling mood tonight today evening weekend plus via etc pick
+option options someone somebody people's year years old era decade time happen happens seen catalog catalogue
+list selection collection available shop store offer carry stock
 """
 STOP = frozenset(_STOP_WORDS.split())
 """Function words, and the words that carry a wish without being part of it."""
@@ -72,7 +72,8 @@ def words(text: str) -> list[str]:
 
 def content_words(text: str) -> list[str]:
     """Distinct stems of the words that say something of the thing, in order."""
-    return list(dict.fromkeys(stem(word) for word in _WORD.findall(fold(text)) if word not in STOP))
+    found = (word for word in _WORD.findall(fold(text)) if word not in STOP and stem(word) not in STOP)
+    return list(dict.fromkeys(map(stem, found)))
 
 
 def years(text: str) -> tuple[tuple[int, int] | None, str]:
