@@ -91,7 +91,7 @@ def arguments(settings: Settings, job: Job) -> list[str]:
         words.append(job.verb)
     words += job.names
     if package == "genrec" and job.verb != "serve":
-        words.append("--verbose")  # the job's log is the record of who worked where
+        words.append("--log")  # the job's log is the record of who worked where
     if job.config is not None:
         words += ["--config", job.config]
     if job.preset is not None:

@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit code."""
     options = _parser().parse_args(arguments)
-    _configure_logging(options.verbose)
+    _configure_logging(options.verbose or options.log)
     try:
         options.act(options)
     except GenrecError as error:
@@ -70,7 +70,8 @@ def _parser() -> argparse.ArgumentParser:
         choices=("single", "ddp", "deepspeed"),
         help="short for --set training.strategy=... (single: one worker)",
     )
-    common.add_argument("--verbose", "-v", action="store_true", help="log more, and show tracebacks")
+    common.add_argument("--log", action="store_true", help="log how the work goes on: nodes, checkpoints, caches")
+    common.add_argument("--verbose", "-v", action="store_true", help="the same, and show tracebacks")
     parser = argparse.ArgumentParser(prog="genrec", description="From interactions to generated recommendations.")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
 
@@ -245,10 +246,12 @@ def _console() -> Console:
     return console if console.is_terminal else Console(width=140)
 
 
-def _configure_logging(verbose: bool) -> None:
+def _configure_logging(more: bool) -> None:
     from rich.logging import RichHandler
 
-    handler = RichHandler(console=Console(stderr=True), show_path=False, rich_tracebacks=False)
-    handler.setLevel(logging.INFO if verbose else logging.WARNING)  # some libraries' loggers let everything through
+    console = Console(stderr=True)
+    console = console if console.is_terminal else Console(stderr=True, width=200)  # a file's lines stay whole
+    handler = RichHandler(console=console, show_path=False, rich_tracebacks=False)
+    handler.setLevel(logging.INFO if more else logging.WARNING)  # some libraries' loggers let everything through
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
-    logging.getLogger("genrec").setLevel(logging.INFO if verbose else logging.WARNING)
+    logging.getLogger("genrec").setLevel(logging.INFO if more else logging.WARNING)

@@ -41,7 +41,7 @@ def test_every_job_is_a_command_that_its_package_takes(verb):
     job = Job(verb, names, "settings.yaml", preset, ("training.epochs=3", "run.directory=elsewhere"))
     words = arguments(Settings(run={"directory": "elsewhere"}), job)
     assert words[:2] == ["python", "-m"]
-    assert ("--verbose" in words) == (verb not in {"tune", "serve"})
+    assert ("--log" in words) == (verb not in {"tune", "serve"})
     package, given = words[2], words[3:]
     parser = {"genrec": genrec_parser, "tune": tune_parser, "serve": serve_parser}[package]()
     options = parser.parse_args(given)

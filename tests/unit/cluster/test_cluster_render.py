@@ -202,7 +202,7 @@ def test_without_redis_nothing_speaks_of_it():
         assert "redis" not in render(kind, load_settings(overrides=["cluster.redis.address=null"]), RUN).lower()
 
 
-@pytest.mark.parametrize("kind", ["ray-up", "raycluster", "runtime-env"])
+@pytest.mark.parametrize("kind", ["ray-up", "raycluster", "rayjob", "prometheus", "alarms", "runtime-env"])
 def test_golden(kind):
     """After a wanted change: python -m cluster render KIND --config /dev/null -o golden/KIND.yaml, VERSION put back."""
     rendered = render(kind, Settings(), RUN).replace(f"rayVersion: {ray.__version__}", "rayVersion: VERSION")
