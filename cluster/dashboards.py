@@ -143,7 +143,9 @@ DASHBOARDS = {"training": TRAINING, "caches": CACHES, "sweeps": SWEEPS, "nodes":
 def grafana(name: str) -> dict[str, Any]:
     """Grafana's model of one of :data:`DASHBOARDS`."""
     dashboard = DASHBOARDS[name]
-    chosen = [{"name": "datasource", "type": "datasource", "query": "prometheus", "label": "Prometheus"}]
+    chosen: list[dict[str, Any]] = [
+        {"name": "datasource", "type": "datasource", "query": "prometheus", "label": "Prometheus"}
+    ]
     if dashboard.variable is not None:
         label, metric = dashboard.variable
         chosen.append(
@@ -155,7 +157,7 @@ def grafana(name: str) -> dict[str, Any]:
                 "includeAll": True,
                 "multi": True,
                 "refresh": 2,
-            }  # type: ignore[arg-type]
+            }
         )
     return {
         "uid": f"genrec-{name}",
