@@ -266,9 +266,6 @@ def _content_routes(
     )
     async def instruct(body: Annotated[told_type, Body()], http: Request) -> Response:  # type: ignore[valid-type]
         """Say or show what you want: an item is retrieved, edited or created, or you are asked back."""
-        if body.user_id is not None and body.history is not None:  # type: ignore[attr-defined]
-            message = "user_id: send either user_id or history, not both"
-            raise ApiError(422, "invalid_request", message, field="user_id")
         steps = instructions.steps(body, _request_id(http))
         limit = limits.instruction_timeout_s
         if EVENT_STREAM in http.headers.get("accept", ""):

@@ -11,6 +11,7 @@ the settings pass through our strict tree here.
 """
 
 import asyncio
+import functools
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -74,7 +75,7 @@ class IngressReplica:
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Called by Serve in the replica: the app is built from the settings, nothing at import."""
         api = create_api(self._limits, self._backend, self._journal, self._keys, self._content)
-        newest = None if self._newest is None else lambda: _resolved(self._newest)
+        newest = None if self._newest is None else functools.partial(_resolved, self._newest)
 
         @asynccontextmanager
         async def lifespan(_: FastAPI) -> AsyncIterator[None]:

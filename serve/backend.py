@@ -6,6 +6,7 @@ before, and after ``serve.canary_errors`` of its failures it is rolled back.
 """
 
 import asyncio
+import functools
 import logging
 import zlib
 from collections import Counter
@@ -138,7 +139,7 @@ class HandleBackend:
                 found = newest() if newest else None
                 if found is not None and found != last:
                     last = found
-                    self._rollouts.change(DEFAULT_CATALOG, lambda one, bundle=found: one.want(bundle, 1.0))
+                    self._rollouts.change(DEFAULT_CATALOG, functools.partial(Rollout.want, bundle=found, share=1.0))
                 for catalog, rollout in self._current.items():
                     if rollout.wanted is not None:
                         await self._verify(catalog, rollout.wanted)
@@ -164,13 +165,17 @@ class HandleBackend:
             told = error.message
         except RayTaskError as error:
             told = f"loading it raised {error.cause!r}"
-        if isinstance(told, str):
-            logger.error("%s: refused: %s", bundle, told)
-            step = lambda one: one.refuse(bundle, told) if one.wanted == bundle else one  # noqa: E731
-        else:
+        if not isinstance(told, str):
             self._failures.pop(bundle, None)
             logger.warning("%s: version %s passed its checks", bundle, told[0])
-            step = lambda one: one.accept() if one.wanted == bundle else one  # noqa: E731
+        else:
+            logger.error("%s: refused: %s", bundle, told)
+
+        def step(rollout: Rollout) -> Rollout:
+            if rollout.wanted != bundle:  # something else is wanted by now
+                return rollout
+            return rollout.refuse(bundle, told) if isinstance(told, str) else rollout.accept()
+
         self._current[catalog] = self._rollouts.change(catalog, step)
 
     async def _routed(self, method: str, arguments: tuple[Any, ...], catalog: str | None, whose: int = 0) -> Any:

@@ -89,7 +89,7 @@ def instruction_type(limits: ServeSettings) -> Any:
     example = {"text": "something calmer", "user_id": "196", "k": 5}
 
     class Instructed(InstructionBody):
-        """What a user says or shows; user_id or history, or neither."""
+        """What a user says or shows; a history takes the place of the user's own."""
 
         model_config = ConfigDict(json_schema_extra={"example": example})
 

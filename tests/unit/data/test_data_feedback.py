@@ -5,6 +5,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from genrec.cli import main
 from genrec.config import DataSettings
 from genrec.data.load import load_catalog, load_interactions
 from genrec.data.prepare import prepare
@@ -68,3 +69,29 @@ def test_a_store_without_anything_to_learn_from_is_named(tmp_path: Path) -> None
     with pytest.raises(DataError, match="no feedback store there"):
         export_feedback(sqlite_url(tmp_path / "none"), tmp_path)
     assert not (tmp_path / "none").exists()
+
+
+def test_the_command_line_adds_the_runs_own_feedback_and_makes_the_same_from_the_same_log(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    raw = tmp_path / "raw.csv"
+    raw.write_text("user,item,time\na,1,1\na,2,2\nb,2,3\nb,1,4\n")
+    stored(tmp_path / "runs" / "shop" / "feedback" / "feedback.sqlite3", LOG)
+    settings = {
+        "run.directory": tmp_path / "runs",
+        "run.name": "shop",
+        "data.reader": "table",
+        "data.path": raw,
+        "data.min_user_interactions": 1,
+        "data.min_item_interactions": 1,
+    }
+    options = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
+
+    def prepared(*more: str) -> Path:
+        assert main(["prepare", "--strategy", "single", *options, *more]) == 0
+        return Path(capsys.readouterr().out.strip())
+
+    without, first, again = prepared(), prepared("--from-feedback"), prepared("--from-feedback")
+    assert without != first == again
+    assert len(load_interactions(without).items) == 4
+    assert len(load_interactions(first).items) == 8
