@@ -81,7 +81,7 @@ def trimmed(value: str, slot: str) -> str:
 
 
 def medium_in(text: str, beside: Sequence[str]) -> Medium | None:
-    """The medium that a text names outside of the phrases ``beside``: image or video; words for cards say too little."""
+    """The medium that a text names outside of the phrases ``beside``: image or video ("text" says too little)."""
     folded = fold(text)
     for phrase in beside:
         folded = folded.replace(fold(phrase), " ")
