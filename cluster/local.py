@@ -250,7 +250,7 @@ class LocalCluster:
         flags += [f"--{name}={port}" for name, port in zip(names, _free_ports(len(names)), strict=True)]
         labels = {"genrec/node": str(index), **(self.settings.cpu_workers.labels if cpus else {})}
         flags += [
-            f"--node-ip-address={HOST}",
+            f"--node-ip-address={_address(index)}",
             f"--num-cpus={cpus}",
             "--num-gpus=0",
             f"--resources={json.dumps({f'node-{index}': 1})}",
@@ -331,6 +331,17 @@ def _is_part(process: psutil.Process) -> bool:
         return not process.name().startswith("ray::")
     except psutil.NoSuchProcess:
         return False
+
+
+def _address(index: int) -> str:
+    """One of the loopback's for each worker, where the system has several: a job then joins the head, not any node."""
+    own = f"127.0.0.{index + 1}"
+    with socket.socket() as probe:
+        try:
+            probe.bind((own, 0))
+        except OSError:
+            return HOST
+    return own
 
 
 def _free_ports(count: int) -> list[int]:
