@@ -96,7 +96,7 @@ class InstructorSettings(Section):
 class FidelitySettings(Section):
     """The checks before anything is shown."""
 
-    near_duplicate_bits: PositiveInt = Field(8, description="perceptual hashes closer than this are near-duplicates")
+    near_duplicate_bits: PositiveInt = Field(12, description="perceptual hashes closer than this are near-duplicates")
     near_duplicate_cosine: float = Field(
         0.985, gt=0, le=1, description="encoder vectors at least this alike are near-duplicates"
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 
 import pytest
 from content_samples import draft_of, drawing
@@ -19,7 +20,6 @@ def refused(report):
 
 
 def test_killing_the_process_of_the_checks_refuses_and_the_next_review_starts_another(tmp_path):
-    # Checks that load quickly would do, but what is killed here is the process that is used in earnest.
     settings = FidelitySettings(encoder="none", timeout_s=120.0)
     runner = ProcessRunner(settings, tmp_path / "keys")
     gate = FidelityGate(settings, tmp_path, runner=runner)
@@ -27,11 +27,13 @@ def test_killing_the_process_of_the_checks_refuses_and_the_next_review_starts_an
         draft = draft_of(drawing(2))
         runner.start()
         first = runner.pid
-        os.kill(first, signal.SIGSTOP)  # it is asked, and cannot answer any more
-        os.kill(first, signal.SIGKILL)
+        os.kill(first, signal.SIGSTOP)  # it is asked, does not answer, and dies
+        killer = threading.Timer(1.0, os.kill, (first, signal.SIGKILL))
+        killer.start()
         report = gate.review(draft)
         assert refused(report) == set(CHECKS)
         assert not report.passed
+        assert {verdict.evidence for verdict in report.verdicts} == {"the checks' process ended"}
         again = gate.review(draft)
         assert again.passed, again
         assert runner.pid not in (None, first)

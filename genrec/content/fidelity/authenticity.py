@@ -26,7 +26,11 @@ NUMBER_WORDS = {
 } | {"dozen": "12", "twenty": "20", "thirty": "30", "forty": "40", "fifty": "50", "hundred": "100", "thousand": "1000"}
 NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
 CLAIMS = re.compile(
-    r"\b(?:best(?:-?sell\w+|-rated)?|number one|no\. ?1|#1|top(?:-rated| rated| choice)|award[- ]?winning|awarded|"
+    r"\b(?!(?:for|w|r|t|n|gu|ch|inter|harv|requ|hon|prot|qu|v|z|cr|arr|inv|sugg|cont|mod|temp|conqu|budap|dig|man|p)est)"
+    r"(?:[a-z]{2,}est|approv\w*|recommend\w*|endors\w*|heal(?:s|ing)?|cur(?:es?|ing)|kills?|rated|voted|fair trade|"
+    r"sequels?|part|episode|season|volume|starring|featuring|directed by|from the makers|trusted|tested|patented|"
+    r"miracle|magic(?:al)?|luxur\w+|premium|professional|real|true|legendary|famous|popular|favou?rite|rare|vintage|"
+    r"antique|signed|blockbuster|must[- ]see|hit|for (?:bab(?:y|ies)|kids|children|men|women|sensitive skin)|best(?:-?sell\w+|-rated)?|number one|no\. ?1|#1|top(?:-rated| rated| choice)|award[- ]?winning|awarded|"
     r"oscar\w*|winner|prize|guarantee\w*|certified|approved|proven|clinical\w*|scientific\w*|dermatolog\w*|doctors?|experts?|"
     r"recommended|endorsed|official\w*|authentic|genuine|original|exclusive|limited edition|handmade|hand-?crafted|"
     r"organic|natural|vegan|cruelty[- ]free|hypoallergenic|non-?toxic|chemical[- ]free|free|cures?|heals?|treats?|"

@@ -48,7 +48,7 @@ class FaceDetector:
         size = (max(1, round(rgb.width * factor)), max(1, round(rgb.height * factor)))
         canvas = np.zeros((SIDE, SIDE, 3), dtype=np.float32)
         canvas[: size[1], : size[0]] = np.asarray(rgb.resize(size, Image.Resampling.BILINEAR))
-        states = torch.from_numpy((canvas - np.float32(MEAN_RGB)) / 255).permute(2, 0, 1)[None]
+        states = torch.from_numpy((canvas - np.asarray(MEAN_RGB, dtype=np.float32)) / 255).permute(2, 0, 1)[None]
         return [(score, tuple(edge / factor for edge in box)) for score, box in _boxes(self._grid(states))]  # type: ignore[misc]
 
     def _grid(self, states: Tensor) -> Tensor:

@@ -82,8 +82,8 @@ def _development(directory: Path) -> SigningKeys:
     with locked(directory):
         if not (directory / CHAIN).is_file():
             _make_development(directory)
-    parts = [(directory / name).read_bytes() for name in (CHAIN, KEY, ANCHOR)]
-    return SigningKeys(*parts, development=True)
+    chain, key, anchors = ((directory / name).read_bytes() for name in (CHAIN, KEY, ANCHOR))
+    return SigningKeys(chain, key, anchors, development=True)
 
 
 @contextmanager
