@@ -106,7 +106,15 @@ class DrawingContent:
         report = FidelityReport(draft=asset, policy="test", verdicts=verdicts, time=time.time())
         if passed:
             self.files[asset] = drawing(call.seed)
-            self.manifests[asset] = {"asset_id": asset, "model": "drawing 1", "prompt": call.text, "seed": call.seed}
+            self.manifests[asset] = {
+                "asset_id": asset,
+                "model": "drawing 1",
+                "prompt": call.text,
+                "source_item": making.decided.source,
+                "created": report.time,
+                "manifest": {"valid": True, "state": "Trusted", "problems": []},
+                "fidelity": report.model_dump(mode="json"),
+            }
         title = call.text.capitalize() or "A picture"
         yield Made(report, asset if passed else None, title, action, "image/png", 64, 64, {"prompt": call.text})
 

@@ -3,7 +3,7 @@
 import { advice, get, post } from "./api.js";
 import { find, h, icon, notice, percent } from "./dom.js";
 import { sendFeedback } from "./feedback.js";
-import { state } from "./state.js";
+import { lookUp, state } from "./state.js";
 
 const LEANS_SHOWN = 8;
 const PARTS = {
@@ -85,17 +85,24 @@ function codes(semanticId) {
 export function showProvenance(item) {
   return open(`Where “${item.title}” comes from`, async () => {
     const told = await get(`v1/media/${encodeURIComponent(item.item_id)}/provenance`);
-    const { fidelity: checks = item.fidelity, ...facts } = told;
+    const { fidelity: checks = item.fidelity, manifest, ...facts } = told;
+    if (facts.source_item) facts.source_item = await lookUp(facts.source_item).then((source) => source.title, () => facts.source_item);
     return [
       h("p.lead", {}, item.source === "edited" ? "A changed version of something that exists." : "Made by a model; nothing in it was photographed or drawn by a person."),
       h("h3", {}, "Checks"),
       verdicts(checks?.verdicts ?? []),
       checks?.policy && h("p.hint", {}, `Policy ${checks.policy}`),
       h("h3", {}, "Origin"),
+      manifest && h(`p.seal${manifest.valid ? ".good" : ".poor"}`, {}, icon(manifest.valid ? "seal" : "cross"), sealWords(manifest)),
       factList(facts),
       reportButton(item),
     ];
   });
+}
+
+function sealWords(manifest) {
+  if (manifest.valid) return "The file carries a signed statement that a machine made it, and no byte was changed since.";
+  return `The file's signed statement does not hold (${[manifest.state, ...(manifest.problems ?? [])].join(", ")}).`;
 }
 
 /** What should not be shown can be reported; whoever runs the service sees it in the feedback. */

@@ -95,17 +95,35 @@ export const shown = () => ({ list_id: now?.list_id, items: now?.items ?? [] });
 
 function showList(reply, wish) {
   const before = places();
+  const refocus = focusKept();
   now = reply;
   const items = reply.items.filter((item) => !isMade(item)); // what was made has a shelf of its own
-  const best = Math.max(...items.map((item) => item.score));
+  // What fits a wish is ranked among its like: its probability is not to be compared with that of the rest.
+  const fits = (item) => Boolean(item.evidence?.fits_instruction);
+  const best = (item) => Math.max(...items.filter((other) => fits(other) === fits(item)).map((other) => other.score));
   const act = (kind) => (item) => react(item, kind, { list: reply, wish });
   find("shelf-empty").replaceChildren(...(items.length ? [] : [nothingLeft(wish)]));
-  find("cards").replaceChildren(...items.map((item, i) => card(item, i + 1, best, { like: act("like"), skip: act("skip") })));
+  find("cards").replaceChildren(...items.map((item, i) => card(item, i + 1, best(item), { like: act("like"), skip: act("skip") })));
   find("shelf-heading").textContent = wish ? "Found for your wish" : "Recommendations";
   find("shelf-note").textContent = wish ? `“${wish}”` : subjectName();
   find("shelf-back").hidden = !wish;
   find("narrow").hidden = Boolean(wish);
+  refocus();
   glide(before);
+}
+
+/** A function that puts the keyboard back after the cards are drawn anew: on the same item, else on its place. */
+function focusKept() {
+  const held = document.activeElement;
+  const place = [...find("cards").children].findIndex((one) => one.contains(held));
+  if (place < 0) return () => {};
+  const { item } = find("cards").children[place].dataset;
+  const act = ["like", "skip", "why"].find((name) => held.classList.contains(name)) ?? "act";
+  return () => {
+    const cards = [...find("cards").children];
+    const next = cards.find((one) => one.dataset.item === item) ?? cards[Math.min(place, cards.length - 1)];
+    (next?.querySelector(`.${act}`) ?? find("shelf-heading")).focus({ preventScroll: true });
+  };
 }
 
 function subjectName() {

@@ -126,15 +126,22 @@ function settle(reply, text, view) {
   if (action === "retrieve" || found > 0) showFound(reply, text || "your picture");
   if (action === "clarify") view.end("Waiting for your answer.");
   else if (made.length) view.end(`Made and checked: ${made.map((item) => `“${item.title}”`).join(", ")}.`);
-  else if (action === "retrieve") view.end(found ? `${found} from the catalog.` : "Nothing in the catalog fits.");
+  else if (action === "retrieve") view.end(foundWords(items));
   else if (reply.note) view.end(found ? "Nothing could be made. Here is what the catalog has." : "Nothing could be made.");
-  else view.end(`What was made did not pass the checks, so it is not shown.${found ? " Here is what the catalog has." : " Say it in other words."}`);
+  else view.end(`The checks held this back, so it is not shown.${found ? " Here is what the catalog has." : " Say it in other words."}`);
   if (reply.note) view.add(reply.note);
   view.refused(reply.refused ?? []);
   find("wish-text").value = "";
   detach();
   if (action === "clarify") find("wish-text").focus();
   return true;
+}
+
+function foundWords(items) {
+  const fitting = items.filter((item) => item.evidence?.fits_instruction).length;
+  if (!items.length) return "Nothing in the catalog fits.";
+  if (!fitting) return "Here is what comes nearest.";
+  return fitting === items.length ? `${fitting} fit.` : `${fitting} ${fitting === 1 ? "fits" : "fit"}; then come others that may please.`;
 }
 
 /** The panel under the wish: bars of the four ways, what was understood, the reasons, and how far the work is. */

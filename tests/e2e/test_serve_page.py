@@ -153,12 +153,14 @@ def test_the_story_from_choosing_a_user_to_what_is_made(open_page: Open, url: st
     liked = page.locator("#cards .card").nth(0).get_attribute("data-item")
     page.locator("#cards .like").first.focus()
     page.keyboard.press("Enter")
+    page.get_by_text(f"Liked “{first[0]}”").first.wait_for()  # the service has it; the list is asked for anew
     second = settled(page, first)
     assert first[0] not in second
     assert site.store.recent("u7") == (liked,)
     assert page.evaluate("document.activeElement.closest('.card') !== null"), "the keyboard lost its place"
 
     page.locator("#cards .skip").nth(1).click()
+    page.get_by_text(f"Skipped “{second[1]}”").first.wait_for()
     third = settled(page, second)
     assert second[1] not in third
     page.get_by_text("Skipped this visit (1)").click()
@@ -183,6 +185,7 @@ def test_the_story_from_choosing_a_user_to_what_is_made(open_page: Open, url: st
     assert page.locator(".ways [data-chosen]").get_attribute("data-action") == "edit"
     page.get_by_role("button", name="6 of 6 checks passed").click()
     page.get_by_text("drawing 1", exact=True).wait_for()
+    page.get_by_text("a signed statement that a machine made it").wait_for()
     assert page.locator(".verdicts li").count() == 6
     page.get_by_role("button", name="Report this").click()
     page.get_by_text("Reported. Thank you.").wait_for()
