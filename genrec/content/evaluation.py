@@ -190,9 +190,9 @@ def table(stage: Stage, vectors: Mapping[str, Sequence[FloatArray]]) -> list[Row
         ]
         for method, per_user in vectors.items()
     }
+    scores = _preference_scores(stage, vectors)
     rows = []
     for method, per_user in vectors.items():
-        scores = [float(stage.scores(user, shown_MD).mean()) for user, shown_MD in _pairs(stage, per_user)]
         all_MD = np.unique(np.concatenate(per_user), axis=0)
         reference_MD = stage.judged_ND[stage.held_out]
         apart = np.subtract(cosines[method], cosines["Original"]) if "Original" in cosines else None
@@ -202,7 +202,7 @@ def table(stage: Stage, vectors: Mapping[str, Sequence[FloatArray]]) -> list[Row
             Row(
                 method,
                 estimate(cosines[method]),
-                estimate(scores),
+                estimate(scores[method]),
                 estimate(apart) if compared and apart is not None else None,
                 sign_test(apart) if compared and apart is not None else None,
                 frechet_distance(all_MD, reference_MD) if len(all_MD) > 1 else float("nan"),
@@ -213,6 +213,17 @@ def table(stage: Stage, vectors: Mapping[str, Sequence[FloatArray]]) -> list[Row
             )
         )
     return rows
+
+
+def _preference_scores(stage: Stage, vectors: Mapping[str, Sequence[FloatArray]]) -> dict[str, list[float]]:
+    """Method -> mean PS@K for each user; each user's model is fitted once."""
+    scores: dict[str, list[float]] = {method: [] for method in vectors}
+    for place, user in enumerate(stage.users):
+        parts = [per_user[place] for per_user in vectors.values()]
+        ends = np.cumsum([len(part) for part in parts])[:-1]
+        for method, of_part in zip(vectors, np.split(stage.scores(user, np.concatenate(parts)), ends), strict=True):
+            scores[method].append(float(of_part.mean()))
+    return scores
 
 
 def _pairs(stage: Stage, per_user: Sequence[FloatArray]) -> list[tuple[SimulatedUser, FloatArray]]:

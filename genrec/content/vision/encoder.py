@@ -24,7 +24,7 @@ from torch import Tensor
 
 from genrec.artifacts import canonical_json, file_digest
 from genrec.content.contracts import FloatArray
-from genrec.content.vision.tower import PIXELS, ImageTower, TowerConfig
+from genrec.content.vision.tower import PIXELS, ImageTower, TowerConfig, channels_last
 from genrec.encoders.minilm import MiniLMEncoder
 from genrec.errors import ArtifactError, SettingsError
 
@@ -46,7 +46,7 @@ class TowerEncoder:
     def __init__(
         self, tower: ImageTower, text: MiniLMEncoder | None = None, *, version: str = "", batch_size: int = 64
     ) -> None:
-        self.tower = tower.eval().to(memory_format=torch.channels_last)
+        self.tower = channels_last(tower.eval())
         self.text = text or MiniLMEncoder()
         self.version = version
         self.batch_size = batch_size

@@ -101,7 +101,9 @@ def read_examples(
     rows = [row for row in read_corpus(corpus, COLUMNS).to_pylist() if row["split"] == split]
     rng = np.random.default_rng(seed)
     concepts: dict[str, int] = {}
-    names, keywords, labels = [], [], []
+    names: list[str] = []
+    keywords: list[tuple[str, ...]] = []
+    labels: list[tuple[int, int, int, bool]] = []
     pictures: list[NDArray[np.uint8]] = []
     for place, row in enumerate(rows):
         if row["concept"] not in concepts:

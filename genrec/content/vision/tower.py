@@ -82,6 +82,11 @@ class ConvNeXtBlock(nn.Module):
 BLOCKS: dict[str, type[nn.Module]] = {"residual": ResidualBlock, "convnext": ConvNeXtBlock}
 
 
+def channels_last(tower: ImageTower) -> ImageTower:
+    """The tower with its weights laid out as its products read them."""
+    return tower.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
 class ImageTower(nn.Module):
     """Pictures to unit vectors of the text space, and to style logits."""
 

@@ -26,7 +26,7 @@ from torch.nn import functional
 from genrec.content.contracts import FloatArray
 from genrec.content.vision.augment import Augmentation
 from genrec.content.vision.examples import NONE, Examples, Sentence
-from genrec.content.vision.tower import ImageTower, TowerConfig
+from genrec.content.vision.tower import ImageTower, TowerConfig, channels_last
 
 MOST_SAID = 0.35
 """Share of pictures that are described by their first sentence; the others share the rest."""
@@ -154,7 +154,7 @@ def train_tower(
         report: told step and loss.
     """
     torch.manual_seed(settings.seed)
-    tower = ImageTower(settings.tower).to(memory_format=torch.channels_last)
+    tower = channels_last(ImageTower(settings.tower))
     kept = copy.deepcopy(tower).eval()
     log_scale = nn.Parameter(torch.tensor(math.log(20.0)))
     weights = [value for value in tower.parameters() if value.ndim > 1]
@@ -174,7 +174,7 @@ def train_tower(
         loss = contrastive_loss(vectors_BE, batch, names_CE, log_scale)
         loss = loss + settings.style_weight * functional.cross_entropy(logits_BS, batch.style_B)
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(tower.parameters(), 1.0)
         optimizer.step()
         schedule.step()
@@ -194,5 +194,5 @@ def _share(step: int, steps: int) -> float:
 def _average(kept: ImageTower, tower: ImageTower, share: float) -> None:
     for mine, theirs in zip(kept.parameters(), tower.parameters(), strict=True):
         mine.lerp_(theirs, 1 - share)
-    for mine, theirs in zip(kept.buffers(), tower.buffers(), strict=True):
-        mine.copy_(theirs)
+    for own, other in zip(kept.buffers(), tower.buffers(), strict=True):
+        own.copy_(other)
