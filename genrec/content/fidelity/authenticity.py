@@ -26,13 +26,15 @@ NUMBER_WORDS = {
 } | {"dozen": "12", "twenty": "20", "thirty": "30", "forty": "40", "fifty": "50", "hundred": "100", "thousand": "1000"}
 NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
 CLAIMS = re.compile(
-    r"\b(?!(?:for|w|r|t|n|gu|ch|inter|harv|requ|hon|prot|qu|v|z|cr|arr|inv|sugg|cont|mod|temp|conqu|budap|dig|man|p)est)"
+    r"\b(?!(?:for|w|r|t|n|gu|ch|inter|harv|requ|hon|prot|qu|v|z|cr|arr|inv|sugg|cont|mod|temp|conqu|budap|dig|man|p)est\b)"
     r"(?:[a-z]{2,}est|approv\w*|recommend\w*|endors\w*|heal(?:s|ing)?|cur(?:es?|ing)|kills?|rated|voted|fair trade|"
     r"sequels?|part|episode|season|volume|starring|featuring|directed by|from the makers|trusted|tested|patented|"
     r"miracle|magic(?:al)?|luxur\w+|premium|professional|real|true|legendary|famous|popular|favou?rite|rare|vintage|"
-    r"antique|signed|blockbuster|must[- ]see|hit|for (?:bab(?:y|ies)|kids|children|men|women|sensitive skin)|best(?:-?sell\w+|-rated)?|number one|no\. ?1|#1|top(?:-rated| rated| choice)|award[- ]?winning|awarded|"
-    r"oscar\w*|winner|prize|guarantee\w*|certified|approved|proven|clinical\w*|scientific\w*|dermatolog\w*|doctors?|experts?|"
-    r"recommended|endorsed|official\w*|authentic|genuine|original|exclusive|limited edition|handmade|hand-?crafted|"
+    r"antique|signed|blockbuster|must[- ]see|hit|for (?:bab(?:y|ies)|kids|children|men|women|sensitive skin)|"
+    r"best(?:-?sell\w+|-rated)?|number one|no\. ?1|top(?:-rated| rated| choice)|award[- ]?winning|awarded|"
+    r"oscar\w*|winner|prize|guarantee\w*|certified|approved|proven|clinical\w*|scientific\w*|"
+    r"dermatolog\w*|doctors?|experts?|recommended|endorsed|official\w*|"
+    r"authentic|genuine|original|exclusive|limited edition|handmade|hand-?crafted|"
     r"organic|natural|vegan|cruelty[- ]free|hypoallergenic|non-?toxic|chemical[- ]free|free|cures?|heals?|treats?|"
     r"prevents?|eliminates?|removes? all|instant\w*|permanent\w*|lifetime|unbreakable|waterproof|fireproof|perfect|"
     r"ultimate|greatest|finest|fastest|strongest|"
@@ -41,7 +43,7 @@ CLAIMS = re.compile(
     r"sterling|genuine leather|pure|made in|imported|sale|discount|% off|save|cheap|new|improved|uncut|unrated|"
     r"director'?s cut|remastered|restored|sequel|trilogy|complete|full)\b"
 )
-NAME = re.compile(r"(?<![.!?:] )(?<!^)\b[A-Z][a-z]+(?:[A-Z][a-z]+)*\b|\b[A-Z]{2,}\b|\b[a-z]+[A-Z]\w*\b")
+NAME = re.compile(r"\b[A-Z][a-z]+(?:[A-Z][a-z]+)*\b|\b[A-Z]{2,}\b|\b[a-z]+[A-Z]\w*\b")
 COMMON = frozenset(
     re.findall(
         r"\w+",

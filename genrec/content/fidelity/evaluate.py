@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from genrec.config.content import FidelitySettings
 from genrec.content.contracts import Draft
@@ -119,7 +120,7 @@ def evaluate_copies(settings: FidelitySettings, half: Half, legality: Legality) 
     asked = [(f"{name} of {i}", alter(picture)) for name, alter in ways.items() for i, picture in enumerate(originals)]
     others = [(f"drawing {i}", drawn.drawing(first + 100 + i)) for i in range(10 * PROTECTED)]
 
-    def passed(picture: drawn.Image.Image) -> bool:
+    def passed(picture: Image.Image) -> bool:
         draft = drawn.draft_of(picture)
         return judged(check, Subject(draft.prompt, draft.title, draft.frames, draft)).passed
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
@@ -62,9 +63,9 @@ def sign_and_mark(draft: Draft, keys: SigningKeys, ingredients: tuple[Ingredient
             raise ValueError("a draft of medium video holds no encoded video")
         content = _marked_video(draft.video, payload)
     else:
-        content = io.BytesIO()
-        marked_picture(draft.frames[0], payload).save(content, "PNG", optimize=False)
-        content = content.getvalue()
+        png = io.BytesIO()
+        marked_picture(draft.frames[0], payload).save(png, "PNG")
+        content = png.getvalue()
     return manifest.sign(content, media_type_of(draft), draft, ingredients, keys)
 
 
@@ -116,10 +117,12 @@ def first_picture(content: bytes, media_type: str) -> Image.Image:
     if media_type == MP4:
         import av
 
-        with av.open(io.BytesIO(content)) as container:
-            return next(container.decode(video=0)).to_image()
-    with Image.open(io.BytesIO(content)) as picture:
-        return picture.convert("RGB")
+        film: Any = av.open(io.BytesIO(content))  # its types are unions of all that a container may be
+        with film as container:
+            picture: Image.Image = next(container.decode(video=0)).to_image()
+            return picture
+    with Image.open(io.BytesIO(content)) as opened:
+        return opened.convert("RGB")
 
 
 def _marked_video(video: bytes, payload: int) -> bytes:
@@ -127,7 +130,10 @@ def _marked_video(video: bytes, payload: int) -> bytes:
     import av
 
     out = io.BytesIO()
-    with av.open(io.BytesIO(video)) as source, av.open(out, "w", format="mp4") as target:
+    film: Any = av.open(io.BytesIO(video))
+    encoded: Any = av.open(out, "w", format="mp4")
+    frame_of: Any = av.VideoFrame
+    with film as source, encoded as target:
         pictures = source.streams.video[0]
         rate = pictures.average_rate or Fraction(12)
         stream = target.add_stream("libx264", rate=rate, options={"crf": "16", "preset": "veryfast"})
@@ -149,7 +155,7 @@ def _marked_video(video: bytes, payload: int) -> bytes:
                 picture = picture.crop((0, 0, picture.width // 2 * 2, picture.height // 2 * 2))
                 if not sized:
                     stream.width, stream.height, sized = picture.width, picture.height, True
-                marked = av.VideoFrame.from_image(picture)
+                marked = frame_of.from_image(picture)
                 marked.pts, marked.time_base = frame.pts, frame.time_base
                 target.mux(stream.encode(marked))
         target.mux(stream.encode())
