@@ -224,7 +224,7 @@ def test_the_shipped_encoder_keeps_what_its_card_says(name):
     assert encoder.dimension == 384
     assert (WEIGHTS / name / "MODEL_CARD.md").read_text().startswith(f"# {name}")
     figures = json.loads((WEIGHTS / name / CONFIG).read_text())["figures"]["held_out"]
-    assert figures["r@1"] > 20 / figures["choices"]  # far above chance
+    assert figures["r@1"] > 10 / figures["choices"]  # ten times chance
     pictures = [drawing("circle", 3, colour) for colour in ("red", "blue", "green")]
     vectors = encoder.images(pictures)
     assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-4)
