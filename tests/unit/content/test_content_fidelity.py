@@ -224,7 +224,8 @@ def test_claims_need_a_ground():
     known = "Green tea, 20 bags. Organic."
     assert claims_without_ground("Organic green tea, 20 bags (watercolor)", known) == []
     assert claims_without_ground("Green tea, 200 bags", known) == ["200"]
-    assert claims_without_ground("Award-winning Green tea", known) == ["award-winning"]
+    assert "award-winning" in claims_without_ground("Award-winning Green tea", known)
+    assert claims_without_ground("Lipton green tea", known) == ["Lipton"]
     assert claims_without_ground("Green tea by Lipton", known) == ["Lipton"]
     assert structural_likeness(drawing(1), drawing(1)) == pytest.approx(1.0, abs=1e-6)
     assert structural_likeness(drawing(1), drawing(2)) < 0.5
