@@ -56,7 +56,7 @@ def load_pipeline(provider: str) -> Any:
     from huggingface_hub.errors import HfHubHTTPError
 
     try:
-        pipeline = DiffusionPipeline.from_pretrained(
+        pipeline = DiffusionPipeline.from_pretrained(  # type: ignore[no-untyped-call]
             address,
             **absent,
             use_safetensors=True,

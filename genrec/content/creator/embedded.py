@@ -177,8 +177,8 @@ class EmbeddedMaker:
                 raise SettingsError(f"taste: {len(taste_E)} values; the creator's space has {pooled_BE.shape[1]}")
             parts.append((torch.zeros_like(words_BTE), torch.zeros_like(mask_BT), no_taste, taste_E.expand(count, -1)))
             scales.append(self.taste_guidance)
-        columns = [torch.cat(column) for column in zip(*parts, strict=True)]
-        return Conditions(*columns, style_B.repeat(len(scales))), scales
+        states, masks, vectors, tastes = (torch.cat(column) for column in zip(*parts, strict=True))
+        return Conditions(states, masks, vectors, tastes, style_B.repeat(len(scales))), scales
 
     def _noise(self, seed: int) -> Tensor:
         shape = self._network.shape

@@ -27,6 +27,7 @@ from rich.table import Table
 from genrec.config import Settings
 from genrec.content.contracts import FloatArray, ImageTextEncoder
 from genrec.content.corpus import COLOURS, read_corpus
+from genrec.content.corpus.drawings import recoloured
 from genrec.content.creator.creator import Creator
 from genrec.content.creator.words import parse
 from genrec.errors import SettingsError
@@ -49,7 +50,8 @@ class Row:
         precision_5: R-precision@5.
         interval: half width of the 95% interval of precision_1.
         alignment: mean cosine of picture and its own text, by the judge.
-        nearest: mean cosine to the nearest drawing trained on; nan where it was not asked.
+        nearest: mean cosine to the nearest drawing trained on; None where it was not asked.
+        drawing_1: how often the picture is nearest to the real drawing of its own prompt, among those of all prompts.
     """
 
     group: str
@@ -58,7 +60,8 @@ class Row:
     precision_5: float
     interval: float
     alignment: float
-    nearest: float
+    nearest: float | None
+    drawing_1: float | None
 
 
 def evaluate(options: argparse.Namespace, settings: Settings, console: Console) -> None:
@@ -110,15 +113,17 @@ def measure(
             seconds.append(time.perf_counter() - begin)
             firsts.append(choice.pictures[0])
             bests.append(choice.pictures[choice.best])
-        found.append(score(f"{group}, first picture", wanted, firsts, judge, trained_ME))
-        found.append(score(f"{group}, best of {creator.settings.candidates}", wanted, bests, judge, trained_ME))
+        found.append(score(f"{group}, first picture", wanted, firsts, judge, trained_ME, drawings=True))
+        found.append(
+            score(f"{group}, best of {creator.settings.candidates}", wanted, bests, judge, trained_ME, drawings=True)
+        )
         sheets.append((group, [prompt for prompt, _ in wanted[:SHEET]], bests[:SHEET]))
     held = _first_each([row for row in rows if row["split"] == "held-out"], generator, prompts)
     found.append(score("real drawings of seen concepts", seen, [_picture(r) for _, r in seen], judge, None))
     wanted = [(f"{row['name']} in {row['style']} style", row) for row in held]
     found.append(score("real drawings held out", wanted, [_picture(r) for r in held], judge, trained_ME))
     noise = [Image.fromarray(generator.integers(0, 256, (64, 64, 3), dtype=np.uint8), "RGB") for _ in range(len(seen))]
-    found.append(score("noise", seen, noise, judge, None))
+    found.append(score("noise", seen, noise, judge, None, drawings=True))
     contact_sheet(sheets).save(out / "creator.png")
     return {
         "rows": [asdict(row) for row in found],
@@ -152,7 +157,7 @@ def unseen_prompts(rows: list[dict[str, Any]], generator: np.random.Generator, c
     for row in _first_each(coloured, generator, half):
         colour = next(colour for colour in row["unseen_colours"] if colour != row["colour"])
         name = " ".join(word for word in row["name"].split() if word not in COLOURS) or row["name"]
-        prompts.append((f"{colour} {name} in {row['style']} style", row))
+        prompts.append((f"{colour} {name} in {row['style']} style", {**row, "turned": colour}))
     prompts += [(f"{row['name']} in {row['style']} style", row) for row in _first_each(styled, generator, count - half)]
     return prompts
 
@@ -163,6 +168,8 @@ def score(
     pictures: list[Image.Image],
     judge: ImageTextEncoder,
     trained_ME: FloatArray | None,
+    *,
+    drawings: bool = False,
 ) -> Row:
     """R-precision of ``pictures``, the i-th made of the i-th prompt."""
     pictures_NE = judge.images(pictures)
@@ -170,6 +177,7 @@ def score(
     own_N = np.diagonal(cosines_NN)
     place_N = (cosines_NN > own_N[:, None]).sum(axis=1)
     first = float((place_N < 1).mean())
+    targets_NE = judge.images([_target(row) for _, row in wanted]) if drawings else None
     return Row(
         group,
         len(wanted),
@@ -177,7 +185,10 @@ def score(
         float((place_N < 5).mean()),
         1.96 * float(np.sqrt(first * (1 - first) / len(wanted))),
         float(own_N.mean()),
-        float("nan") if trained_ME is None else float((pictures_NE @ trained_ME.T).max(axis=1).mean()),
+        None if trained_ME is None else float((pictures_NE @ trained_ME.T).max(axis=1).mean()),
+        None
+        if targets_NE is None
+        else float(((pictures_NE @ targets_NE.T).argmax(axis=1) == np.arange(len(wanted))).mean()),
     )
 
 
@@ -215,8 +226,13 @@ def _picture(row: dict[str, Any]) -> Image.Image:
     return Image.open(io.BytesIO(row["png"])).convert("RGB")
 
 
+def _target(row: dict[str, Any]) -> Image.Image:
+    """The real drawing of a prompt; for a colour that training never showed, with its hues turned to it."""
+    return recoloured(_picture(row), row["turned"], row["hue"]) if "turned" in row else _picture(row)
+
+
 def _show(report: dict[str, Any], console: Console) -> None:
-    table = Table("pictures", "prompts", "R-precision@1", "@5", "alignment", "nearest trained")
+    table = Table("pictures", "prompts", "R-precision@1", "@5", "alignment", "nearest trained", "own drawing@1")
     for row in report["rows"]:
         table.add_row(
             row["group"],
@@ -224,7 +240,7 @@ def _show(report: dict[str, Any], console: Console) -> None:
             f"{row['precision_1']:.2f} ± {row['interval']:.2f}",
             f"{row['precision_5']:.2f}",
             f"{row['alignment']:.3f}",
-            f"{row['nearest']:.3f}",
+            *("" if row[key] is None else f"{row[key]:.3f}" for key in ("nearest", "drawing_1")),
         )
     console.print(table)
     console.print(

@@ -155,7 +155,7 @@ def train(
         generator.manual_seed((options.seed * 1000 + rank) * 1_000_003 + step)
         batch, conditions = examples.batch(options.batch, generator)
         loss = flow_loss(module, batch, conditions, generator, device)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         for optimizer in made:
             optimizer.step()

@@ -47,7 +47,7 @@ class Upscaler(nn.Module):
         )
         self.last = nn.Conv2d(width, 3 * scale * scale, 3, padding=1)
         nn.init.zeros_(self.last.weight)
-        nn.init.zeros_(self.last.bias)  # begins as the bicubic enlargement
+        self.last.bias = nn.Parameter(torch.zeros(3 * scale * scale))  # begins as the bicubic enlargement
 
     def forward(self, pixels_B3HW: Tensor) -> Tensor:
         """``[B, 3, S H, S W]``."""
@@ -103,7 +103,7 @@ def train_upscaler(
 
     torch.manual_seed(seed)
     path = creator / UPSCALER
-    network = (load_upscaler(path) if path.is_file() else Upscaler()).train().to(memory_format=torch.channels_last)
+    network = (load_upscaler(path) if path.is_file() else Upscaler()).train()
     maker, latents, _ = load_weights(creator)
     drawn = _large_drawings(packages, latents.size * network.scale, drawings)
     generator = torch.Generator().manual_seed(seed)
@@ -118,9 +118,9 @@ def train_upscaler(
         optimizer.param_groups[0]["lr"] = FASTEST * min(1.0, (step + 1) / 50, 2.5 * (1 - done))
         rows = torch.randint(len(small_N3HW), (batch,), generator=generator)
         target = drawn.pixels_N3HW[rows].float() / 127.5 - 1
-        made = network(small_N3HW[rows].float().contiguous(memory_format=torch.channels_last))
+        made = network(small_N3HW[rows].float())
         loss = nn.functional.l1_loss(made, target) + 0.5 * _edges(made - target)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
