@@ -139,7 +139,7 @@ def _opened(data: bytes, limits: VideoLimits, name: str) -> Iterator[tuple[Any, 
             f"{name}: {len(data) / 2**20:.1f} MiB, at most {limits.bytes / 2**20:g} MiB are read; send a smaller file"
         )
     try:
-        container = av.open(io.BytesIO(data))
+        container: Any = av.open(io.BytesIO(data))
     except (av.error.FFmpegError, ValueError) as error:
         raise DataError(f"{name}: no video file ({error}); send MP4, WebM or MOV") from error
     try:
