@@ -12,8 +12,8 @@ from time import perf_counter
 
 from ray.util.metrics import Counter, Gauge, Histogram
 
-_MS = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 30000, 60000, 120000]
-_SIZES = [1, 2, 4, 8, 16, 32, 64, 128]
+_MS: list[float] = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 30000, 60000, 120000]
+_SIZES: list[float] = [1, 2, 4, 8, 16, 32, 64, 128]
 
 
 class RecommenderMetrics:

@@ -86,7 +86,7 @@ class InstructionReply(BaseModel):
 def instruction_type(limits: ServeSettings) -> Any:
     """The type of an instruction under these limits."""
     longest_picture = 4 * (limits.max_picture_bytes // 3 + 1)
-    example = {"text": "something calmer", "user_id": "196", "k": 5}
+    example: Any = {"text": "something calmer", "user_id": "196", "k": 5}
 
     class Instructed(InstructionBody):
         """What a user says or shows; a history takes the place of the user's own."""
