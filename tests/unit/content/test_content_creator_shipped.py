@@ -28,7 +28,9 @@ def test_pictures_show_what_was_asked(creator):
     pictures = [creator.create(f"a {subject} in flat style", seed=3).frames[0] for subject in SUBJECTS]
     assert all(picture.size == (256, 256) and picture.mode == "RGB" for picture in pictures)
     cosines = creator.encoder.images(pictures) @ creator.encoder.texts(SUBJECTS).T
-    assert (cosines.argmax(1) == np.arange(len(SUBJECTS))).sum() >= 5
+    own = np.diagonal(cosines)
+    others = (cosines.sum() - own.sum()) / (cosines.size - len(own))
+    assert own.mean() > others + 0.05
 
 
 def test_a_colour_is_put_on_a_thing(creator):
@@ -39,9 +41,12 @@ def test_a_colour_is_put_on_a_thing(creator):
 
 
 def test_a_taste_pulls_the_pictures_towards_it(creator):
-    (likes,) = creator.encoder.texts(["green salad"])
-    prompts = ("a fruit", "a drink", "an animal")
-    plain = [creator.create(prompt, seed=2).frames[0] for prompt in prompts]
-    pulled = [creator.create(prompt, seed=2, taste=likes).frames[0] for prompt in prompts]
-    gain = (creator.encoder.images(pulled) - creator.encoder.images(plain)) @ likes
-    assert gain.mean() > 0.02
+    salad, heart = creator.encoder.texts(["green salad", "red heart"])
+    prompts = ("a drink", "a hat", "a square", "a fruit")
+
+    def greenness(taste):
+        made = [creator.maker.create(prompt, count=1, seed=2, taste=taste)[0] for prompt in prompts]
+        pixels = np.asarray([np.asarray(picture, float) for picture in made])
+        return (pixels[..., 1] - pixels[..., 0]).mean()
+
+    assert greenness(salad) > greenness(heart) + 1.0
