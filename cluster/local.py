@@ -304,7 +304,7 @@ class LocalCluster:
                     self._write(state)
                     return
                 time.sleep(0.3)
-            told = f"node {index} did not start: {self._last_line(index)}"
+            told = f"node {index} did not start: {self._last_line(str(index))}"
             node.end()
             if attempt == ATTEMPTS or "timed out" not in told:
                 raise ClusterError(told)

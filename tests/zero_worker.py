@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -19,6 +20,7 @@ NAMES = ("ddp", "zero-1", "zero-2", "zero-3")
 def main() -> None:
     rank, world, folder = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
     torch.set_num_threads(1)
+    os.environ["LOCAL_RANK"] = str(rank)  # as Ray Train sets it; DeepSpeed asks for it
     distributed.init_process_group("gloo", f"file://{folder}/meeting", rank=rank, world_size=world)
     for name in NAMES:
         stage = int(name.removeprefix("zero-")) if name.startswith("zero-") else 2

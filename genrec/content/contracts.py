@@ -179,6 +179,6 @@ class PictureMaker(Protocol):
 class Progress(Protocol):
     """Called with the share of the work that is done, 0 to 1."""
 
-    def __call__(self, share: float) -> None:
+    def __call__(self, share: float, /) -> None:
         """Tell; may raise to stop the work."""
         ...

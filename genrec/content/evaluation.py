@@ -95,9 +95,10 @@ class Stage:
         self.seen_ND, self.judged_ND = encoder.images(pictures), judge.images(pictures)
         split = np.array([row["split"] for row in self.rows])
         self.trained, self.held_out = np.flatnonzero(split == "train"), np.flatnonzero(split == "held-out")
-        self.users = simulate_users(
-            *([row[name] for row in self.rows] for name in ("subcategory", "category", "concept")), users, seed
+        subcategories, categories, concepts = (
+            [row[name] for row in self.rows] for name in ("subcategory", "category", "concept")
         )
+        self.users = simulate_users(subcategories, categories, concepts, users, seed)
         self.tastes_UD = np.stack([self._taste(user) for user in self.users])
         self.average_D = self.tastes_UD.mean(axis=0)
 

@@ -36,7 +36,9 @@ class Estimate:
         return f"{self.value:.4f} [{self.low:.4f}, {self.high:.4f}]"
 
 
-def estimate(values_U: Sequence[float] | Numbers, *, samples: int = 1000, confidence: float = 0.95) -> Estimate:
+def estimate(
+    values_U: Sequence[float] | Numbers | FloatArray, *, samples: int = 1000, confidence: float = 0.95
+) -> Estimate:
     """Mean over users (or pictures) with a bootstrap interval over them.
 
     Raises:

@@ -64,7 +64,7 @@ class GradientPeak:
         held: the tensors that hold gradients now.
     """
 
-    def __init__(self, parameters: Iterable[nn.Parameter], held: Callable[[], Iterable[Tensor]]) -> None:
+    def __init__(self, parameters: Iterable[nn.Parameter], held: Callable[[], Iterable[Tensor | None]]) -> None:
         self.bytes = 0
         self._held = held
         self._hooks: list[Any] = [

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from genrec.config import TrainingSettings
 from genrec.errors import ArtifactError, SettingsError
 from genrec.training.batching import WorkerBatch
+from genrec.training.extension import load_extension
 from genrec.training.holdings import Holdings
 from genrec.training.optim import build_optimizer, parameter_groups
 from genrec.training.strategies import Strategy, full_state
@@ -134,6 +135,8 @@ class DeepSpeedStrategy(Strategy):
         import deepspeed
 
         logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+        if self.device.type == "cpu":
+            load_extension()
         self._zero = deepspeed.zero
         self._sharded = self.settings.deepspeed.zero_stage == 3
         sizes = [parameter.numel() for parameter in self.module.parameters() if parameter.requires_grad]

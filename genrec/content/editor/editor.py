@@ -13,7 +13,16 @@ from PIL import Image
 
 from genrec import __version__
 from genrec.config.content import EditorSettings
-from genrec.content.contracts import Decision, Draft, FloatArray, ImageTextEncoder, PictureMaker, Progress, Slots
+from genrec.content.contracts import (
+    Decision,
+    Draft,
+    FloatArray,
+    ImageTextEncoder,
+    Medium,
+    PictureMaker,
+    Progress,
+    Slots,
+)
 from genrec.content.creator.words import parse
 from genrec.content.editor.cards import CardWriter, draw_card
 from genrec.content.editor.media import ItemMedia, content_hash
@@ -240,7 +249,7 @@ class Editor:
         details: dict[str, str | float] | None = None,
         video: bytes | None = None,
     ) -> Draft:
-        kind = "video" if medium == "video" else "image"
+        kind: Medium = "video" if medium == "video" else "image"
         return Draft(
             "edit", kind, self._title(item), frames, prompt, MODEL, 0, item, (ingredient,), video, details or {}
         )  # fmt: skip

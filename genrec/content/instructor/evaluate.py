@@ -185,10 +185,11 @@ def with_intervals(
         for _ in range(SAMPLES)
     ]
     values = metrics(np.arange(len(families)))
-    return {
-        name: (value, *(float(np.quantile([sample[name] for sample in samples], share)) for share in (0.025, 0.975)))
-        for name, value in values.items()
-    }
+    found = {}
+    for name, value in values.items():
+        low, high = np.quantile([sample[name] for sample in samples], (0.025, 0.975))
+        found[name] = (value, float(low), float(high))
+    return found
 
 
 def bm25_threshold(view: CatalogView, dev: Sequence[Case], cases: Sequence[Case]) -> tuple[list[Action], float]:

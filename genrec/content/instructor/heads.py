@@ -151,6 +151,9 @@ class InstructionHeads(nn.Module):
 class SufficiencyHead(nn.Module):
     """Logit that the catalog satisfies a wish, from the signs of its search."""
 
+    mean: Tensor
+    scale: Tensor
+
     def __init__(self, config: HeadsConfig, width: int = 16) -> None:
         super().__init__()
         self.register_buffer("mean", torch.zeros(len(config.signs)))

@@ -164,7 +164,7 @@ def fit_instruction_heads(heads: Heads, labelled: Sequence[_Labelled], plan: Tra
         for rows in _batches(training, plan.batch, order):
             loss = _loss(network, [training[row] for row in rows])
             optimizer.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
             optimizer.step()
             schedule.step()
@@ -254,7 +254,7 @@ def _fit_sufficiency(
         rows = torch.randint(0, int(training.sum()), (512,))
         loss = functional.binary_cross_entropy_with_logits(head(signs[training][rows]), truth[training][rows])
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     with torch.inference_mode():
         logits, expected = head(signs[~training]), truth[~training]

@@ -249,7 +249,8 @@ class WishMaker:
             chosen = self._combination(self._item())
         else:
             chosen = self.rng.sample(sorted(KINDS_SAID), self.rng.choice([2, 3]))
-        begin, end, said_years = 0, 9999, ()
+        begin, end = 0, 9999
+        said_years: tuple[str, ...] = ()
         if self.rng.random() < 0.5:
             begin = self.rng.choice([1930, 1940, 1950, 1960, 1970, 1980, 1990, 2000])
             end = begin + 9

@@ -112,7 +112,7 @@ def answers(tower: ImageTower, examples: Examples) -> tuple[FloatArray, FloatArr
     """Unit vectors and style logits of all pictures."""
     vectors, logits = [], []
     with torch.inference_mode():
-        for part in examples.pictures_N3HW.split(256):
+        for part in examples.pictures_N3HW.split(256):  # type: ignore[no-untyped-call]
             vectors_BE, logits_BS = tower(part.float() / 127.5 - 1)
             vectors.append(vectors_BE.numpy())
             logits.append(logits_BS.numpy())

@@ -187,7 +187,8 @@ def test_slots_are_filled_and_turns_resolved(instructor, view):
     moved = instructor.decide(Instruction("no, the second one", turns=turns, shown=(0, 3, 5)), view)
     assert (moved.action, moved.slots.source_item, moved.slots.style) == ("edit", 3, "watercolor")
     again = instructor.decide(Instruction("the same but as a watercolor", turns=("draw a lighthouse",)), view)
-    assert (again.action, again.slots.target, again.slots.style) == ("create", "lighthouse", "watercolor")
+    assert (again.action, again.slots.style) == ("create", "watercolor")
+    assert "lighthouse" in str(again.slots.target)
 
 
 def test_an_edit_of_nobody_knows_what_is_asked_back(instructor, view):
