@@ -25,7 +25,8 @@ def question_for(
         count = f"The list has {len(shown)} items" if shown else "There is no list before you yet"
         return f"{count}: which one do you mean by '{reference.words}'?"
     changes = probabilities["edit"] == max(probabilities.values()) or understood.intents["change"] > 0.3
-    if lacking == "source" or (changes and slots.source_item is None and instruction.picture is None):
+    pointed = reference.kind != "none" and reference.item is None
+    if lacking == "source" or ((changes or pointed) and slots.source_item is None and instruction.picture is None):
         if shown:
             named = "; ".join(
                 f"{place}. {plain_title(catalog.titles[item])}" for place, item in enumerate(shown[:CHOICES], 1)
