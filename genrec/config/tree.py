@@ -91,4 +91,9 @@ class Settings(Section):
                 f"serve.max_ongoing_requests: {self.serve.max_ongoing_requests} in flight can never fill a batch of "
                 f"{self.serve.batch_size} (serve.batch_size)"
             )
+        if self.serve.watch and "://" in self.run.directory:
+            raise ValueError(
+                f"serve.watch: follows a link in run.directory, and {self.run.directory!r} is a URI, which has none; leave "
+                "it false and roll out with `python -m serve swap`"
+            )
         return self

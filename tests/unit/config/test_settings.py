@@ -101,6 +101,11 @@ def test_each_mistake_names_key_value_and_mend(override, message):
         load_settings(overrides=[override])
 
 
+def test_a_service_cannot_follow_a_link_on_an_object_store():
+    with pytest.raises(SettingsError, match=r"serve.watch: .*'s3://shop/runs' is a URI"):
+        load_settings(overrides=["serve.watch=true", "run.directory=s3://shop/runs"])
+
+
 @pytest.mark.parametrize("strategy", ["single", "deepspeed"])
 def test_elastic_workers_are_for_ddp(strategy):
     workers = [] if strategy == "single" else ["training.workers=2"]
