@@ -86,6 +86,10 @@ class Settings(Section):
                 f"evaluation.beams: {evaluation.beams} beams cannot fill a list of {max(evaluation.cutoffs)}; "
                 "use at least the largest of evaluation.cutoffs"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _service(self) -> Settings:
         if self.serve.max_ongoing_requests < self.serve.batch_size:
             raise ValueError(
                 f"serve.max_ongoing_requests: {self.serve.max_ongoing_requests} in flight can never fill a batch of "
@@ -93,7 +97,7 @@ class Settings(Section):
             )
         if self.serve.watch and "://" in self.run.directory:
             raise ValueError(
-                f"serve.watch: follows a link in run.directory, and {self.run.directory!r} is a URI, which has none; leave "
-                "it false and roll out with `python -m serve swap`"
+                f"serve.watch: follows a link in run.directory, and {self.run.directory!r} is a URI, which has none; "
+                "leave it false and roll out with `python -m serve swap`"
             )
         return self
