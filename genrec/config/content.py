@@ -70,7 +70,7 @@ class InstructorSettings(Section):
     clarify_below: float = Field(0.45, ge=0, le=1, description="ask back when no decision is likelier than this")
     cost_retrieve: PositiveFloat = Field(1.0, description="cost of retrieving where that was not wanted")
     cost_edit: PositiveFloat = Field(1.1, description="cost of editing where that was not wanted")
-    cost_create: PositiveFloat = Field(1.15, description="cost of creating where that was not wanted")
+    cost_create: PositiveFloat = Field(1.5, description="cost of creating where that was not wanted")
     cost_clarify: PositiveFloat = Field(0.95, description="cost of asking back where the wish was clear")
     rejection_weight: NonNegativeFloat = Field(
         0.5, description="log-odds that each item rejected in a row takes from the catalog's sufficiency"
