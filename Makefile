@@ -37,11 +37,13 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# The tiers that start Ray run one after the other, the unit tests in two processes.
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest tests/e2e tests/integration
+	$(BIN)/python -m pytest -n 2 --dist loadfile tests/unit
 
 test-unit: $(READY)
-	$(BIN)/python -m pytest tests/unit
+	$(BIN)/python -m pytest -n 2 --dist loadfile tests/unit
 
 clean:
 	rm -rf runs reports .mypy_cache .pytest_cache .ruff_cache
