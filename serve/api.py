@@ -25,7 +25,7 @@ from fastapi.security import HTTPBearer
 from genrec import __version__
 from genrec.config import ServeSettings
 from genrec.recommender import RecommendRequest
-from serve.backend import Backend
+from serve.backend import Backend, granted
 from serve.body import BodyGuard
 from serve.clients import ClientGuard
 from serve.content import ContentBackend
@@ -54,7 +54,6 @@ from serve.models import (
 )
 from serve.models_content import InstructionReply, instruction_type
 from serve.page import PageFiles
-from serve.recommender import Refusal
 from serve.shown import DETERMINISTIC, ShownItem, ShownList
 
 HEALTH_TIMEOUT_S = 2.0
@@ -171,7 +170,7 @@ def _recommendation_routes(
             if request.diversity:
                 request = replace(request, seed=int(list_id[:15], 16))  # the log can draw the same list again
             with metrics.stage("recommend"):
-                answer = _granted(await backend.recommend(request, named))
+                answer = granted(await backend.recommend(request, named))
             metrics.listed(answer.version)
             shown = Shown(
                 list_id=list_id,
@@ -195,7 +194,7 @@ def _recommendation_routes(
             request = replace(request, recent=await journal.recent(request.user_id))
         named = body.catalog or catalog  # type: ignore[attr-defined]
         with metrics.stage("explain"):
-            told = _granted(await backend.explain(request, body.item_id, named))  # type: ignore[attr-defined]
+            told = granted(await backend.explain(request, body.item_id, named))  # type: ignore[attr-defined]
         return Explanation(**told)
 
     @api.post("/v1/feedback", dependencies=secured, responses=_errors(*locked, 400, 413, 415, 422, 503))
@@ -231,7 +230,7 @@ def _look_up_routes(
         item_id: Annotated[str, Path(min_length=1, max_length=MAX_ID_LENGTH)], catalog: Catalog = None
     ) -> Item:
         """Look an item up by its raw id."""
-        return Item(**_granted(await backend.item(item_id, catalog)))
+        return Item(**granted(await backend.item(item_id, catalog)))
 
     @api.get("/v1/model", dependencies=secured, responses=usual)
     async def model(catalog: Catalog = None) -> ModelCard:
@@ -356,12 +355,6 @@ async def _health(backend: Backend, state: Any) -> Health:
         status = "busy"
     version, sid_version = state.versions
     return Health(status=status, bundle_version=version, sid_version=sid_version)
-
-
-def _granted(answer: Any) -> Any:
-    if isinstance(answer, Refusal):
-        raise ApiError(answer.status, answer.code, answer.message, field=answer.field)
-    return answer
 
 
 def _no_asset(asset_id: str) -> ApiError:

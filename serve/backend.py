@@ -34,6 +34,13 @@ logger = logging.getLogger(__name__)
 PREPARE_TIMEOUT_S = 120.0
 
 
+def granted(answer: Any) -> Any:
+    """The answer, unless it is a refusal, which is raised for the client to mend."""
+    if isinstance(answer, Refusal):
+        raise ApiError(answer.status, answer.code, answer.message, field=answer.field)
+    return answer
+
+
 class Backend(Protocol):
     """What the routes need; each call raises :class:`serve.errors.ApiError` when it gets no answer."""
 
@@ -84,11 +91,9 @@ class HandleBackend:
         self._most_errors = most_errors
         self._current: dict[str, Rollout] = {} if rollouts is None else rollouts.read()
         self._failures: Counter[str] = Counter()
-        self._requests = 0
 
     async def recommend(self, request: RecommendRequest, catalog: str | None = None) -> Answer | Refusal:
         """One list."""
-        self._requests += 1
         who = request.user_id or "".join(request.history or ())
         return await self._routed("recommend", (request,), catalog, zlib.crc32(who.encode("utf-8", "replace")))
 

@@ -96,9 +96,10 @@ class InstructorReplica(_Part):
     Args:
         bundle: directory of the bundle whose catalog is meant.
         settings: settings.content.
+        cache: folder that keeps the catalog's embeddings for the next start.
     """
 
-    def __init__(self, bundle: str, settings: ContentSettings) -> None:
+    def __init__(self, bundle: str, settings: ContentSettings, cache: str) -> None:
         from genrec.content.instructor import CatalogView, load_instructor
 
         self._worker = _Worker("instructor")
@@ -106,7 +107,7 @@ class InstructorReplica(_Part):
         self._catalog, self._interactions = loaded.catalog, loaded.interactions
         self._users = {str(user): index for index, user in enumerate(loaded.interactions.user_ids)}
         self._instructor = load_instructor(settings.instructor)
-        self._view = CatalogView.of_catalog(self._catalog, self._instructor.encoder)
+        self._view = CatalogView.of_catalog(self._catalog, self._instructor.encoder, Path(cache))
         self._instructor.decide(Instruction("something calmer"), self._view)
 
     async def decide(self, call: InstructionCall) -> Decided | Refusal:
@@ -443,7 +444,7 @@ def bind_content(settings: Settings, bundle: str, deployment: Callable[..., Any]
     limits, content = settings.serve, settings.content
     folder = str(run_directory(settings) / CONTENT_FOLDER)
     replicas: dict[str, tuple[Any, tuple[Any, ...]]] = {
-        "instructor": (InstructorReplica, (bundle, content)),
+        "instructor": (InstructorReplica, (bundle, content, str(Path(folder) / "embeddings"))),
         "creator": (CreatorReplica, (content,)),
         "editor": (EditorReplica, (bundle, content)),
         "fidelity": (FidelityReplica, (folder, bundle, content)),

@@ -16,14 +16,14 @@ from genrec.config import ServeSettings
 from genrec.finding import NO_FILTER, Filter
 from genrec.recommendation import Recommendation, Source
 from genrec.recommender import RecommendRequest
-from serve.backend import Backend
+from serve.backend import Backend, granted
 from serve.content import ContentBackend, Decided, InstructionCall, Made, Making, Progress
 from serve.errors import ApiError
 from serve.journal import Journal
 from serve.metrics import IngressMetrics
 from serve.models_content import DecisionReply, InstructionBody, InstructionReply, MediaEntry, Slots
 from serve.pictures import read_picture
-from serve.recommender import Answer, Refusal
+from serve.recommender import Answer
 from serve.shown import DETERMINISTIC, ShownItem, ShownList
 from serve.store import Turn
 
@@ -73,7 +73,7 @@ class Instructions:
         call = await self._call(body, session_id, instruction_id)
         yield _progress(0.0, "reading")
         with self.metrics.stage("decide"):
-            decided = _granted(await self.content.decide(call))
+            decided = granted(await self.content.decide(call))
         self.metrics.decided(decided.decision.action)
         decision = _decision(decided)
         yield Step("decision", {"instruction_id": instruction_id, "session_id": session_id, **decision.model_dump()})
@@ -181,7 +181,7 @@ class Instructions:
         self, whose: RecommendRequest, k: int, *, where: Filter = NO_FILTER, exclude: tuple[str, ...] = ()
     ) -> Answer:
         request = replace(whose, k=k, where=where, exclude=exclude)
-        answer: Answer = _granted(await self.backend.recommend(request))
+        answer: Answer = granted(await self.backend.recommend(request))
         return answer
 
     def _whose(self, call: InstructionCall) -> RecommendRequest | None:
@@ -236,12 +236,6 @@ class Instructions:
 
 def _progress(share: float, what: str) -> Step:
     return Step("progress", {"share": round(share, 3), "what": what})
-
-
-def _granted(answer: Any) -> Any:
-    if isinstance(answer, Refusal):
-        raise ApiError(answer.status, answer.code, answer.message, field=answer.field)
-    return answer
 
 
 def _decision(decided: Decided) -> DecisionReply:

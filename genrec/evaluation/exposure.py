@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -108,12 +108,12 @@ class Exposure:
     high: float
     positions: tuple[PositionAccuracy, ...]
     curve: tuple[ErrorPoint, ...]
-    by_user: UserAccuracy | None = field(default=None, compare=False, repr=False)
+    by_user: UserAccuracy = field(compare=False, repr=False)
 
 
 def write_exposure(path: Path, measured: Sequence[Exposure]) -> None:
     """Write exposure.json: a list, one entry a model."""
-    plain = [asdict(replace(entry, by_user=None)) for entry in measured]
+    plain = [asdict(entry) for entry in measured]
     for entry in plain:
         del entry["by_user"]  # write_users
     path.write_text(json.dumps(plain, indent=1) + "\n", encoding="utf-8")
@@ -131,7 +131,6 @@ def write_users(path: Path, measured: Sequence[Exposure]) -> None:
             }
         )
         for entry in measured
-        if entry.by_user is not None
     ]
     pq.write_table(pa.concat_tables(parts), path)
 

@@ -58,10 +58,11 @@ def _write(path: Path, text: str) -> None:
 
 def sheets(report: GridReport) -> list[Sheet]:
     """The tables of a report; those without a line are left out."""
-    made = [_cells(report)]
+    cells = _cells(report)
+    made = [cells]
     if report.rows:
         made = [_results(report), _differences(report), _baselines(report), _matched(report)]
-        made += [_exposure(report), _exposure_differences(report), _training(report), _cells(report)]
+        made += [_exposure(report), _exposure_differences(report), _training(report), cells]
     return [sheet for sheet in made if sheet.lines]
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from genrec.bundle import served_model
@@ -39,7 +41,8 @@ def grid_report(run: GridRun, command: str) -> GridReport:
     from genrec.evaluation.report import versions
 
     settings = run.cells[0].settings
-    arms, baselines = _frames(run)
+    opened = {cell.name: path for cell in run.cells if run.done(cell) and (path := run.open(cell)) is not None}
+    arms, baselines = _frames(run, opened)
     records = [_record(run, cell) for cell in run.cells]
     report = GridReport(
         name=run.name,
@@ -70,7 +73,7 @@ def grid_report(run: GridRun, command: str) -> GridReport:
         differences=[bootstrap.difference(a, b, s, m) for a, b in pairs for s in segments for m in metrics],
         against_baselines=_against_baselines(bootstrap, list(arms), list(baselines), metrics[-1]),
         matched=[entry for a, b in pairs for s in SEGMENTS if (entry := _matched(run, a, b, s)) is not None],
-        **_exposure(run, arms, pairs),
+        **_exposure(run, opened, arms, pairs),
     )
 
 
@@ -80,7 +83,7 @@ def _metrics(settings: Settings) -> list[str]:
     return [f"hit@{k}", f"ndcg@{k}"]
 
 
-def _frames(run: GridRun) -> tuple[Frames, Frames]:
+def _frames(run: GridRun, opened: Mapping[str, Path]) -> tuple[Frames, Frames]:
     """Frames of the arms and of the baselines, by name and seed."""
     from genrec.evaluation.rank import load_frame
 
@@ -88,7 +91,7 @@ def _frames(run: GridRun) -> tuple[Frames, Frames]:
     baselines: Frames = {}
     controls = {cell.seed: cell for cell in run.cells if cell.arm == run.grid.control}
     for cell in sorted(run.cells, key=lambda cell: cell.arm != run.grid.control):
-        path = run.open(cell) if run.done(cell) else None
+        path = opened.get(cell.name)
         if path is None:
             continue
         files = {file.stem: file for file in sorted((path / FRAMES).glob("*.parquet"))}
@@ -132,11 +135,11 @@ def _record(run: GridRun, cell: Cell) -> CellRecord:
     return replace(record, training={name: told[name] for name in SHOWN if name in told})
 
 
-def _exposure(run: GridRun, arms: Frames, pairs: list[tuple[str, str]]) -> dict[str, Any]:
+def _exposure(run: GridRun, opened: Mapping[str, Path], arms: Frames, pairs: list[tuple[str, str]]) -> dict[str, Any]:
     """Rows and differences of the exposure bias, between the cells where it was measured; the votes have none."""
     found: dict[tuple[str, int | None], UserAccuracy] = {}
     for cell in run.cells:
-        path = run.open(cell) if run.done(cell) else None
+        path = opened.get(cell.name)
         if path is not None and (path / EXPOSURE_USERS).exists():
             found[cell.arm, cell.seed] = list(read_users(path / EXPOSURE_USERS).values())[-1]
     frames = {arm: [f for seed, f in group.items() if (arm, seed) in found] for arm, group in arms.items()}

@@ -7,7 +7,6 @@ blocked when any check of words fails on it, and is told per check, too.
 from __future__ import annotations
 
 import tempfile
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -201,12 +200,6 @@ def evaluate_all(
     rows.append(evaluate_tampering(settings, half))
     progress("watermark")
     return rows, evaluate_watermark(half)
-
-
-def by_kind(name: str, half: Half, missed: Sequence[str]) -> Counter[str]:
-    """How many of the missed cases are of each kind."""
-    gone = set(missed)
-    return Counter(str(row.get("kind", "")) for row in cases(name, half) if row["prompt"] in gone)
 
 
 def _row(name: str, asked: Sequence[str], missed: Sequence[str], clean: Sequence[str], wronged: Sequence[str]) -> Row:
