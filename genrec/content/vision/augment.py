@@ -25,6 +25,7 @@ class Augmentation(BaseModel):
         mirror: share of pictures mirrored.
         brightness: largest change of brightness and contrast, share.
         hide: share of pictures of which a square of a quarter of the width is hidden.
+        soften: share of pictures that are shown as if they had half the pixels.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -35,6 +36,7 @@ class Augmentation(BaseModel):
     mirror: float = Field(0.5, ge=0, le=1)
     brightness: float = Field(0.2, ge=0, lt=1)
     hide: float = Field(0.0, ge=0, le=1)
+    soften: float = Field(0.0, ge=0, le=1)
 
     def __call__(self, pictures_B3HW: Tensor, generator: torch.Generator) -> Tensor:
         """Change each picture of a batch at random.
@@ -50,7 +52,7 @@ class Augmentation(BaseModel):
         size = len(pictures_B3HW)
         gain_B111, lift_B111 = (_spread(size, self.brightness, generator).view(-1, 1, 1, 1) for _ in range(2))
         coloured_B3HW = (placed_B3HW * (1 + gain_B111) + lift_B111).clamp(-1, 1)
-        return self._hide(coloured_B3HW, generator)
+        return self._hide(self._soften(coloured_B3HW, generator), generator)
 
     def _place(self, pictures_B3HW: Tensor, generator: torch.Generator) -> Tensor:
         size = len(pictures_B3HW)
@@ -69,6 +71,15 @@ class Augmentation(BaseModel):
         grid_BHW2 = functional.affine_grid(matrix_B23, list(pictures_B3HW.shape), align_corners=False)
         # Outside is white: sampling pads with 0, so 0 is made to mean white for the moment.
         return functional.grid_sample(pictures_B3HW - 1, grid_BHW2, align_corners=False) + 1
+
+    def _soften(self, pictures_B3HW: Tensor, generator: torch.Generator) -> Tensor:
+        if not self.soften:
+            return pictures_B3HW
+        chosen_B111 = (torch.rand(len(pictures_B3HW), generator=generator) < self.soften).view(-1, 1, 1, 1)
+        half_B3HW = functional.avg_pool2d(pictures_B3HW, 2)
+        size = list(pictures_B3HW.shape[2:])
+        soft_B3HW = functional.interpolate(half_B3HW, size=size, mode="bilinear", align_corners=False)
+        return torch.where(chosen_B111, soft_B3HW, pictures_B3HW)
 
     def _hide(self, pictures_B3HW: Tensor, generator: torch.Generator) -> Tensor:
         if not self.hide:

@@ -30,12 +30,18 @@ logger = logging.getLogger(__name__)
 DIMENSION = 384
 RECIPES = {
     "encoder": TowerTraining(
-        tower=TowerConfig(block="residual", widths=(48, 96, 192), depths=(1, 1, 1), dimension=DIMENSION, styles=STYLES),
+        tower=TowerConfig(
+            block="residual", widths=(48, 96, 192), depths=(1, 1, 1), hidden=768, dimension=DIMENSION, styles=STYLES
+        ),
         seed=0,
     ),
     "judge": TowerTraining(
-        tower=TowerConfig(block="convnext", widths=(32, 96, 192), depths=(1, 1, 2), dimension=DIMENSION, styles=STYLES),
-        augmentation=Augmentation(turn=20, shift=0.12, zoom=0.3, brightness=0.3, hide=0.3),
+        tower=TowerConfig(
+            block="convnext", widths=(32, 96, 192), depths=(1, 1, 2), hidden=1024, dimension=DIMENSION, styles=STYLES
+        ),
+        # Never mirrored: "facing right" and "left arrow" are names.
+        augmentation=Augmentation(mirror=0.0, hide=0.15, soften=0.3),
+        concepts=96,
         seed=1,
     ),
 }
@@ -55,7 +61,7 @@ def run(options: argparse.Namespace, settings: Settings, console: Console) -> No
         )
     out = options.out or Path(f"content-{options.part}")
     recipe = RECIPES[options.part]
-    changes = {name: value for name in ("steps", "seed") if (value := getattr(options, name)) is not None}
+    changes = {name: value for name in ("steps", "minutes", "seed") if (value := getattr(options, name)) is not None}
     recipe = TowerTraining(**{**recipe.model_dump(), **changes})
     written = train(options.part, recipe, options.corpus, out, console)
     console.print(f"{out}: " + ", ".join(f"{name} {value:g}" for name, value in written.items()))
@@ -84,16 +90,17 @@ def train(name: str, recipe: TowerTraining, corpus: Path, out: Path, console: Co
     )
     losses: list[float] = []
 
-    def report(step: int, loss: float) -> None:
+    def report(step: int, done: float, loss: float) -> None:
         losses.append(loss)
         if (step + 1) % 50 == 0:
             spent = time.process_time() - used
-            console.print(f"step {step + 1}/{recipe.steps}: loss {np.mean(losses[-50:]):.3f}, {spent:.0f} s of CPU")
+            console.print(f"step {step + 1}, {done:.0%}: loss {np.mean(losses[-50:]):.3f}, {spent:.0f} s of CPU")
 
     tower = train_tower(examples, vectors, recipe, report)
     held_out = read_examples(corpus, "held-out", turned=2, seed=0)
     measured = figures(*answers(tower, held_out), held_out, text)
-    cost = {"cpu_seconds": round(time.process_time() - used), "seconds": round(time.monotonic() - begun)}
+    spent = {"cpu_seconds": time.process_time() - used, "seconds": time.monotonic() - begun}
+    cost = {"steps": len(losses), **{name: round(value) for name, value in spent.items()}}
     about: dict[str, Any] = {"held_out": measured, "training": recipe.model_dump(mode="json"), "cost": cost}
     save_encoder(out, tower, text.identity, about)
     (out / "MODEL_CARD.md").write_text(model_card(name, recipe, tower, measured, cost))
@@ -142,7 +149,8 @@ def model_card(
         "`unseen-style` (concept and style) and `unseen_colours` (concept and colour). Credits: ATTRIBUTION.md.",
         "",
         f"**Again:** `python -m genrec content train {name} --corpus DIR --out DIR`"
-        f" ({recipe.steps} steps, seed {recipe.seed}, {cost['cpu_seconds']} s of CPU on one core).",
+        f" ({cost['steps']} steps of {2 * recipe.concepts} pictures, seed {recipe.seed}, {cost['cpu_seconds']} s of"
+        " CPU on one core).",
         "",
         "| held-out concepts | value |",
         "|---|---|",

@@ -15,7 +15,7 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -32,6 +32,7 @@ class TowerConfig(BaseModel):
         depths: blocks at each of them.
         dimension: E, width of the text space.
         styles: names that the style head tells apart.
+        hidden: width of the layer between the features and the text space; 0: none, the map is linear.
         dropout: of the pooled features, in training.
     """
 
@@ -42,6 +43,7 @@ class TowerConfig(BaseModel):
     depths: tuple[PositiveInt, ...] = Field(min_length=1)
     dimension: PositiveInt
     styles: tuple[str, ...]
+    hidden: NonNegativeInt = 0
     dropout: float = Field(0.1, ge=0, lt=1)
 
 
@@ -109,7 +111,12 @@ class ImageTower(nn.Module):
         self.trunk = nn.Sequential(*layers)
         self.norm = nn.LayerNorm(2 * before)
         self.dropout = nn.Dropout(config.dropout)
-        self.to_text = nn.Linear(2 * before, config.dimension)
+        # Concepts that look alike may lie far apart in words: a hidden layer bends the map between the two.
+        self.to_text = (
+            nn.Sequential(nn.Linear(2 * before, config.hidden), nn.GELU(), nn.Linear(config.hidden, config.dimension))
+            if config.hidden
+            else nn.Linear(2 * before, config.dimension)
+        )
         self.to_style = nn.Linear(2 * before, len(config.styles))
 
     def features(self, pictures_BCHW: Tensor) -> Tensor:

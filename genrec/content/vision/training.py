@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import copy
 import math
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -28,8 +29,10 @@ from genrec.content.vision.augment import Augmentation
 from genrec.content.vision.examples import NONE, Examples, Sentence
 from genrec.content.vision.tower import ImageTower, TowerConfig, channels_last
 
-MOST_SAID = 0.35
+MOST_SAID = 0.45
 """Share of pictures that are described by their first sentence; the others share the rest."""
+SAME_NAME = 0.9999
+"""Cosine from which two names are one."""
 
 
 class TowerTraining(BaseModel):
@@ -40,11 +43,13 @@ class TowerTraining(BaseModel):
     tower: TowerConfig
     augmentation: Augmentation = Augmentation()
     seed: int = 0
-    steps: PositiveInt = 900
+    steps: PositiveInt = 6000
+    minutes: PositiveFloat | None = Field(None, description="train so long instead; the schedule follows the clock")
     concepts: PositiveInt = Field(64, description="concepts of a batch, two pictures each")
+    own_share: float = Field(0.75, description="of the pictures drawn as they are; the others in another colour")
     rate: PositiveFloat = 2e-3
     decay: float = 0.05
-    average: float = Field(0.995, description="of the weights that are kept, by exponential moving average")
+    average: float = Field(0.998, description="of the weights that are kept, by exponential moving average")
     style_weight: float = 0.2
     bfloat16: bool = Field(
         True, description="products in bfloat16 with float32 weights; halves the time where CPUs have it"
@@ -96,7 +101,10 @@ class Batches:
 
     def _two_rows(self, concept: int) -> np.ndarray:
         rows = self.examples.rows_of[concept]
-        return self.rng.choice(rows, size=2, replace=len(rows) < 2)
+        turned = self.examples.turned_N[rows]
+        weights = np.where(turned, (1 - self.settings.own_share) / max(1, turned.sum()), 0.0)
+        weights += np.where(turned, 0.0, self.settings.own_share / max(1, (~turned).sum()))
+        return self.rng.choice(rows, size=2, replace=len(rows) < 2, p=weights / weights.sum())
 
     def _sentence(self, row: int) -> Sentence:
         said = self.examples.sentences(row)
@@ -131,7 +139,7 @@ def contrastive_loss(vectors_BE: Tensor, batch: Batch, names_CE: Tensor, log_sca
     others_BB = batch.true_BB & ~torch.eye(len(logits_BB), dtype=torch.bool)
     closed_BB = logits_BB.masked_fill(others_BB, -torch.inf)
     names_BC = scale * vectors_BE @ names_CE.T
-    own_BC = functional.one_hot(batch.concept_B, len(names_CE)).bool()
+    own_BC = names_CE[batch.concept_B] @ names_CE.T > SAME_NAME
     names_BC = names_BC.masked_fill(own_BC, -torch.inf)
     target_B = torch.arange(len(logits_BB))
     to_text = functional.cross_entropy(torch.cat([closed_BB, names_BC], dim=1), target_B)
@@ -143,15 +151,15 @@ def train_tower(
     examples: Examples,
     vectors: Mapping[str, FloatArray],
     settings: TowerTraining,
-    report: Callable[[int, float], None] | None = None,
+    report: Callable[[int, float, float], None] | None = None,
 ) -> ImageTower:
-    """Train, and return the averaged weights.
+    """Train for ``settings.steps``, or for ``settings.minutes``, and return the averaged weights.
 
     Args:
         examples: drawings of the training split.
         vectors: unit vector of every sentence that :meth:`Examples.sentences` can say, and of every name.
         settings: how.
-        report: told step and loss.
+        report: told step, share that is done, and loss.
     """
     torch.manual_seed(settings.seed)
     tower = channels_last(ImageTower(settings.tower))
@@ -164,10 +172,12 @@ def train_tower(
         lr=settings.rate,
         betas=(0.9, 0.98),
     )
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _share(step, settings.steps))
     batches = Batches(examples, vectors, settings)
     names_CE = torch.from_numpy(np.stack([vectors[name] for name in examples.names]))
-    for step in range(settings.steps):
+    step, begun = 0, time.monotonic()
+    while (done := _done(step, begun, settings)) < 1:
+        for group in optimizer.param_groups:
+            group["lr"] = settings.rate * _share(done)
         batch = batches.draw()
         with torch.autocast("cpu", torch.bfloat16, enabled=settings.bfloat16):
             vectors_BE, logits_BS = tower(batch.pictures_B3HW)
@@ -177,17 +187,20 @@ def train_tower(
         torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(tower.parameters(), 1.0)
         optimizer.step()
-        schedule.step()
         _average(kept, tower, min(settings.average, step / (step + 10)))
         if report is not None:
-            report(step, float(loss.detach()))
+            report(step, done, float(loss.detach()))
+        step += 1
     return kept
 
 
-def _share(step: int, steps: int) -> float:
-    """Rises for a twentieth of the steps, then falls along half a cosine."""
-    warm = max(1, steps // 20)
-    return min((step + 1) / warm, 0.5 * (1 + math.cos(math.pi * min(1.0, step / steps))) + 1e-3)
+def _done(step: int, begun: float, settings: TowerTraining) -> float:
+    return step / settings.steps if settings.minutes is None else (time.monotonic() - begun) / (60 * settings.minutes)
+
+
+def _share(done: float) -> float:
+    """Of the highest rate: rises for a twentieth of the training, then falls along half a cosine."""
+    return min(20 * done, 0.5 * (1 + math.cos(math.pi * min(1.0, done)))) + 1e-3
 
 
 @torch.no_grad()

@@ -200,7 +200,7 @@ def test_a_tower_learns_four_shapes_and_the_same_seed_gives_the_same_weights(cor
         augmentation=Augmentation(turn=3, shift=0.02),
     )
     losses: list[float] = []
-    tower = train_tower(examples, vectors, settings, lambda step, loss: losses.append(loss))
+    tower = train_tower(examples, vectors, settings, lambda step, done, loss: losses.append(loss))
     assert np.mean(losses[-5:]) < np.mean(losses[:5]) / 2
     with torch.inference_mode():
         seen, _ = tower(examples.pictures_N3HW.float() / 127.5 - 1)
