@@ -63,7 +63,7 @@ def inputs_of(n_users: int) -> CacheInputs:
 
 def start_ray() -> None:
     """A small cluster of this process."""
-    ray.init(num_cpus=2, include_dashboard=False, object_store_memory=200_000_000, log_to_driver=False)
+    ray.init(address="local", num_cpus=2, include_dashboard=False, object_store_memory=200_000_000, log_to_driver=False)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ SHAPE = NetworkShape(components=4, width=32, layers=2, heads=2, hidden=32)
 
 @pytest.fixture(scope="module", autouse=True)
 def cluster():
-    ray.init(num_cpus=2, include_dashboard=False, object_store_memory=200_000_000, log_to_driver=False)
+    ray.init(address="local", num_cpus=2, include_dashboard=False, object_store_memory=200_000_000, log_to_driver=False)
     yield
     ray.shutdown()
 

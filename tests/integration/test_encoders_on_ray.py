@@ -36,7 +36,7 @@ def computed_alone(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def local_ray(computed_alone):
-    ray.init(num_cpus=2, include_dashboard=False, object_store_memory=200 * 2**20, log_to_driver=False)
+    ray.init(address="local", num_cpus=2, include_dashboard=False, object_store_memory=200 * 2**20, log_to_driver=False)
     yield
     ray.shutdown()
 

@@ -38,7 +38,7 @@ def train_on_ray(corpus: Path, out: Path, options: TrainOptions, workers: int, s
         TrainingError: workers failed more often than ``training.max_failures`` allows.
     """
     if not ray.is_initialized():
-        ray.init(include_dashboard=False, log_to_driver=False)
+        ray.init(address="local", include_dashboard=False, log_to_driver=False)
     wanted = settings.model_copy(update={"workers": workers, "workers_min": None})
     require_resources(wanted)
     trainer = TorchTrainer(
