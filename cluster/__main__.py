@@ -84,6 +84,9 @@ def _parser() -> argparse.ArgumentParser:
     up.add_argument("nodes", type=int, metavar="N", help="nodes, the head among them; missing ones are started again")
     up.add_argument("--cpus", type=int, default=2, help="CPUs that Ray counts on each worker (default: 2)")
     up.add_argument("--object-store-mib", type=int, default=200, help="shared memory of each node (default: 200)")
+    up.add_argument(
+        "--own", type=Path, metavar="FOLDER", help="of this folder each node has its own, as machines have (Linux)"
+    )
     up.set_defaults(act=_up_local)
     down = actions.add_parser("down-local", parents=[common], help="end it, or one node of it")
     down.add_argument("--node", type=int, metavar="I", help="end worker I alone, at once, as if its power failed")
@@ -189,7 +192,8 @@ def _local(options: argparse.Namespace) -> LocalCluster:
 
 def _up_local(options: argparse.Namespace) -> int:
     cluster = _local(options)
-    address, started = cluster.up(options.nodes, options.cpus, options.object_store_mib)
+    own = options.own.expanduser().resolve() if options.own else None
+    address, started = cluster.up(options.nodes, options.cpus, options.object_store_mib, own)
     told = f"started {', '.join(map(str, started))}" if started else "all there already"
     sys.stderr.write(f"{options.nodes} nodes ({told}); their logs: {cluster.folder}\n")
     sys.stdout.write(f"export RAY_API_SERVER_ADDRESS={address}\nexport RAY_AUTH_TOKEN_PATH={cluster.token_file}\n")

@@ -4,6 +4,9 @@ Every node is a ``ray start --block`` of its own, with its own ports, a small ob
 by which work can be placed. As on rendered clusters, the head of several nodes runs no work. Nodes are known by id
 *and* time of birth, so that ``down-local`` ends exactly what was started here; `ray stop` would end every Ray of the
 machine. Run again, ``up-local`` starts the nodes that are missing.
+
+On Linux nodes may also have a folder of their own at one path (``--own``): each sees its own disk there, as machines
+without a shared file system do.
 """
 
 from __future__ import annotations
@@ -12,12 +15,13 @@ import fcntl
 import json
 import os
 import secrets
+import shutil
 import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -66,10 +70,12 @@ class Node:
 
     Attributes:
         starter: its ``ray start --block``.
+        port: of its raylet, by which the head's list names it.
         parts: Ray's own processes below it (GCS, raylet, agents), as they were when it was ready.
     """
 
     starter: Process
+    port: int
     parts: list[Process] = field(default_factory=list)
 
     def alive(self) -> bool:
@@ -124,13 +130,14 @@ class LocalCluster:
             raise ClusterError(f"{self.folder}: too long a path for Ray's sockets; set TMPDIR to a short one")
         self.token_file = self.folder / "token"
 
-    def up(self, count: int, cpus: int, object_store_mib: int) -> tuple[str, list[int]]:
+    def up(self, count: int, cpus: int, object_store_mib: int, own: Path | None = None) -> tuple[str, list[int]]:
         """Bring up the nodes that are missing of ``count``.
 
         Args:
             count: nodes, the head among them.
             cpus: CPUs that Ray counts on each worker; the head of several nodes has none.
             object_store_mib: shared memory of each node.
+            own: a folder of which each node that is started gets its own, empty at first; None: they share all folders.
 
         Returns:
             Address of the Jobs API, and the nodes that were started.
@@ -149,9 +156,13 @@ class LocalCluster:
                 state = self._fresh()
             nodes: dict[str, Node] = state["nodes"]
             missing = [index for index in range(count) if not _alive(nodes.get(str(index)))]
+
+            def start(index: int) -> Node:
+                return self._start(index, state, 0 if count > 1 and not index else cpus, object_store_mib, own)
+
             try:
-                for index in missing:
-                    self._bring_up(index, state, 0 if count > 1 and not index else cpus, object_store_mib)
+                for together in ([0], range(1, count)):
+                    self._bring_up([index for index in together if index in missing], state, start)
             except (ClusterError, KeyboardInterrupt):
                 for node in [nodes.pop(str(index)) for index in reversed(missing) if str(index) in nodes]:
                     node.end()
@@ -172,6 +183,8 @@ class LocalCluster:
                     return 0
                 ended = self._end(state)
                 self._state_file.unlink()
+                for own in self.folder.glob("own-*"):
+                    shutil.rmtree(own)
                 return ended
             node = state["nodes"].pop(str(index), None) if state and index else None
             if state is None or node is None:
@@ -193,7 +206,11 @@ class LocalCluster:
 
     @staticmethod
     def _end(state: dict[str, Any]) -> int:
-        return sum(state["nodes"][index].end() for index in sorted(state["nodes"], key=int, reverse=True))
+        nodes = [state["nodes"][index] for index in sorted(state["nodes"], key=int, reverse=True)]
+        for node in nodes[:-1]:  # the workers side by side, before their head
+            if starter := node.starter.find():
+                starter.terminate()
+        return sum(node.end() for node in nodes)
 
     @property
     def _state_file(self) -> Path:
@@ -224,7 +241,7 @@ class LocalCluster:
         try:
             state: dict[str, Any] = json.loads(self._state_file.read_bytes())
             state["nodes"] = {
-                index: Node(Process(**node["starter"]), [Process(**part) for part in node["parts"]])
+                index: Node(Process(**node["starter"]), node["port"], [Process(**part) for part in node["parts"]])
                 for index, node in state["nodes"].items()
             }
         except FileNotFoundError:
@@ -239,7 +256,7 @@ class LocalCluster:
         fresh.write_text(json.dumps(told, indent=1), encoding="utf-8")
         os.replace(fresh, self._state_file)
 
-    def _start(self, index: int, state: Mapping[str, Any], cpus: int, object_store_mib: int) -> Node:
+    def _start(self, index: int, state: Mapping[str, Any], cpus: int, object_store_mib: int, own: Path | None) -> Node:
         if index:
             self._share_logs(index)
             flags = [f"--address={state['gcs']}", "--include-log-monitor=false"]
@@ -247,7 +264,8 @@ class LocalCluster:
             flags = ["--head", f"--port={state['gcs'].rpartition(':')[2]}", f"--dashboard-host={HOST}"]
             flags.append(f"--dashboard-port={state['address'].rpartition(':')[2]}")
         names = (*_PORTS, *_AGENT_PORTS)
-        flags += [f"--{name}={port}" for name, port in zip(names, _free_ports(len(names)), strict=True)]
+        ports = dict(zip(names, _free_ports(len(names)), strict=True))
+        flags += [f"--{name}={port}" for name, port in ports.items()]
         labels = {"genrec/node": str(index), **(self.settings.cpu_workers.labels if cpus else {})}
         flags += [
             f"--node-ip-address={_address(index)}",
@@ -265,9 +283,12 @@ class LocalCluster:
         environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(self.token_file)}
         # A job's `python` is found by the node's path.
         environ["PATH"] = os.pathsep.join((str(Path(sys.executable).parent), environ.get("PATH", "")))
+        command = [sys.executable, "-m", "ray.scripts.scripts", "start", *flags]
+        if own is not None:
+            command = self._with_its_own(index, own, command)
         with (self.folder / f"node-{index}.log").open("wb") as log:
             started = subprocess.Popen(
-                [sys.executable, "-m", "ray.scripts.scripts", "start", *flags],
+                command,
                 env=environ,
                 cwd=self.folder,
                 stdin=subprocess.DEVNULL,
@@ -275,7 +296,18 @@ class LocalCluster:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # a Ctrl-C meant for the caller must not reach it
             )
-        return Node(Process.of(psutil.Process(started.pid)))
+        return Node(Process.of(psutil.Process(started.pid)), ports["node-manager-port"])
+
+    def _with_its_own(self, index: int, own: Path, command: list[str]) -> list[str]:
+        """The command in a mount namespace, where a fresh folder lies over ``own``."""
+        if shutil.which("unshare") is None:
+            raise ClusterError(f"--own {own}: needs Linux's mount namespaces, and there is no `unshare` here")
+        mine = self.folder / f"own-{index}"
+        shutil.rmtree(mine, ignore_errors=True)  # a node that comes back is another machine
+        mine.mkdir(mode=0o700)
+        own.mkdir(parents=True, exist_ok=True)
+        space = ["unshare", "--mount", *([] if os.geteuid() == 0 else ["--user", "--map-root-user"])]
+        return [*space, "sh", "-c", 'mount --bind "$0" "$1" && shift && exec "$@"', str(mine), str(own), *command]
 
     def _share_logs(self, index: int) -> None:
         """One folder of logs: of nodes with one address, Ray's agents look for a job's log in the head's."""
@@ -285,38 +317,45 @@ class LocalCluster:
         if not (own / "logs").exists():
             (own / "logs").symlink_to(session / "logs")
 
-    def _bring_up(self, index: int, state: dict[str, Any], cpus: int, object_store_mib: int) -> None:
-        """Start a node and wait until the head counts it; a busy machine may miss Ray's own short limits, so again."""
+    def _bring_up(self, missing: list[int], state: dict[str, Any], start: Callable[[int], Node]) -> None:
+        """Start nodes side by side until the head lists them; a busy machine may miss Ray's short limits, so again."""
         nodes: dict[str, Node] = state["nodes"]
-        nodes.pop(str(index), None)
-        others, deadline = sum(map(_alive, nodes.values())), time.monotonic() + READY_S
-        while nodes and self._nodes_alive(state) != others:  # the head takes a while to miss a node that was killed
-            if time.monotonic() > deadline:
-                raise ClusterError(f"the head does not count its {others} nodes; end all with down-local")
-            time.sleep(0.3)
-        for attempt in range(1, ATTEMPTS + 1):
-            nodes[str(index)] = node = self._start(index, state, cpus, object_store_mib)
+        deadlines: dict[int, float] = {}
+        attempts = dict.fromkeys(missing, 0)
+
+        def begin(index: int) -> None:
+            nodes[str(index)] = start(index)
             self._write(state)
-            deadline = time.monotonic() + READY_S
-            while node.alive() and time.monotonic() < deadline:
-                if self._nodes_alive(state) > others:
+            attempts[index] += 1
+            deadlines[index] = time.monotonic() + READY_S
+
+        for index in missing:
+            begin(index)
+        while deadlines:
+            time.sleep(0.3)
+            listed = self._ports_alive(state)
+            for index, deadline in list(deadlines.items()):
+                node = nodes[str(index)]
+                if node.port in listed:
                     node.parts = [Process.of(part) for part in _below(node.starter.find()) if _is_part(part)]
                     self._write(state)
-                    return
-                time.sleep(0.3)
-            told = f"node {index} did not start: {self._last_line(str(index))}"
-            node.end()
-            if attempt == ATTEMPTS or "timed out" not in told:
-                raise ClusterError(told)
+                    del deadlines[index]
+                elif not node.alive() or time.monotonic() > deadline:
+                    told = f"node {index} did not start: {self._last_line(str(index))}"
+                    node.end()
+                    if attempts[index] == ATTEMPTS or "timed out" not in told:
+                        raise ClusterError(told)
+                    begin(index)
 
-    def _nodes_alive(self, state: Mapping[str, Any]) -> int:
+    def _ports_alive(self, state: Mapping[str, Any]) -> set[int]:
+        """Ports of the raylets that the head counts as alive."""
         headers = {"Authorization": f"Bearer {self.token_file.read_text(encoding='utf-8')}"}
         try:
             reply = requests.get(f"{state['address']}/nodes?view=summary", headers=headers, timeout=5)
-            nodes = reply.json()["data"]["summary"]
+            raylets = [node["raylet"] for node in reply.json()["data"]["summary"]]
         except (requests.exceptions.RequestException, ValueError, KeyError, TypeError):
-            return 0
-        return sum(node["raylet"].get("state") == "ALIVE" for node in nodes)
+            return set()
+        return {int(raylet["nodeManagerPort"]) for raylet in raylets if raylet.get("state") == "ALIVE"}
 
     def _last_line(self, index: str) -> str:
         log = self.folder / f"node-{index}.log"

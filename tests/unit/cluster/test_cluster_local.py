@@ -32,10 +32,11 @@ def parent():
 
 
 @pytest.mark.parametrize("at_once", [False, True])
-def test_a_node_ends_with_all_below_it_and_with_what_outlived_its_starter(parent, at_once):
+def test_a_node_ends_with_all_below_it_and_with_what_outlived_its_starter(parent, at_once, monkeypatch):
+    monkeypatch.setattr("cluster.local.END_S", 1.0)  # the child heeds no signal to its parent
     (child,) = parent.children()
     stranger = psutil.Process(os.getpid())
-    node = Node(Process.of(parent), [Process.of(child)])
+    node = Node(Process.of(parent), 1, [Process.of(child)])
     assert node.alive()
     if at_once:  # the starter is gone already, its part is not
         parent.kill()
@@ -50,7 +51,7 @@ def test_a_later_process_of_the_same_id_is_nobodys(parent):
     mine = Process.of(parent)
     assert mine.find() is not None
     assert Process(mine.pid, mine.born - 1).find() is None
-    assert Node(Process(mine.pid, mine.born - 1)).end(at_once=True) == 0
+    assert Node(Process(mine.pid, mine.born - 1), 1).end(at_once=True) == 0
     assert parent.is_running()
 
 
