@@ -23,10 +23,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from genrec import __version__
 from genrec.errors import ArtifactError
+
+if TYPE_CHECKING:
+    from genrec.remote import Place
 
 MANIFEST = "manifest.json"
 SCHEMA = 1
@@ -231,6 +234,10 @@ class ArtifactStore:
     def where(self, path: Path) -> str:
         """How people call a place below the runs' directory."""
         return str(path)
+
+    def place_of(self, path: Path) -> Place | None:
+        """Where other nodes find a folder beside the artifacts; None: at the same path."""
+        return None
 
     @contextmanager
     def locked(self, stage: str, key: str) -> Iterator[None]:

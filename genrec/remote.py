@@ -25,7 +25,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from pyarrow import ArrowException
-from pyarrow.fs import FileSystem, FileType
+from pyarrow.fs import FileSelector, FileSystem, FileType
 
 from genrec.artifacts import MANIFEST, ArtifactStore, Manifest, parse_manifest, read_manifest, write_manifest
 from genrec.errors import ArtifactError, SettingsError
@@ -70,6 +70,13 @@ class Place:
             files, root = self._opened
             with files.open_input_stream(f"{root}/{name}") as stream:
                 return bytes(stream.read())
+
+    def names(self) -> list[str]:
+        """All files below, by their names."""
+        with self._told(""):
+            files, root = self._opened
+            found = files.get_file_info(FileSelector(root, allow_not_found=True, recursive=True))
+            return sorted(info.path.removeprefix(f"{root}/") for info in found if info.type == FileType.File)
 
     def send(self, path: Path, name: str) -> None:
         """Copy a local file there; it appears whole."""
@@ -180,6 +187,10 @@ class RemoteStore(ArtifactStore):
     def where(self, path: Path) -> str:
         """See :meth:`ArtifactStore.where`."""
         return f"{self.place.uri}/{path.absolute().relative_to(self.root.parent.absolute()).as_posix()}"
+
+    def place_of(self, path: Path) -> Place:
+        """See :meth:`ArtifactStore.place_of`."""
+        return Place(self.where(path))
 
     @staticmethod
     def _manifest(stage: str, key: str) -> str:

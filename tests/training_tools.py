@@ -65,9 +65,11 @@ class BagTask:
     partial_gradients = False
     separable = True
 
-    def __init__(self, data, batch_size=16, seed=0, max_history=5, windows=False, dropout=0.0, slow=0.0, log=None):
+    def __init__(
+        self, data, batch_size=16, seed=0, max_history=5, windows=False, dropout=0.0, slow=0.0, log=None, gate=None
+    ):
         rows = window_rows(data, max_history) if windows else prefix_rows(data, max_history)
-        self.data, self.max_history, self.slow, self.log = data, max_history, slow, log
+        self.data, self.max_history, self.slow, self.log, self.gate = data, max_history, slow, log, gate
         self.epochs = EpochBatches(data, rows, batch_size, seed)
         torch.manual_seed(seed)
         self.model: nn.Module = BagModel(data.n_items, dropout=dropout)
@@ -86,6 +88,10 @@ class BagTask:
                 row = [step, os.getpid(), batch.users_B.tolist(), batch.targets_BP.tolist()]
                 stream.write(json.dumps(row) + "\n")
             time.sleep(self.slow)
+        if self.gate is not None and step >= self.gate[0]:
+            deadline = time.monotonic() + 240
+            while not Path(self.gate[1]).exists() and time.monotonic() < deadline:
+                time.sleep(0.05)
         logits_BPN = self.model(batch)
         loss = functional.cross_entropy(logits_BPN.flatten(0, 1), batch.targets_BP.flatten(), ignore_index=PAD_ITEM)
         return {"loss": loss, "next-item": loss}
@@ -104,18 +110,19 @@ class BagTask:
 
 @dataclass(frozen=True)
 class BagFactory:
-    """What a Ray worker builds its task from."""
+    """What a Ray worker builds its task from; from step ``gate[0]`` on it waits until the file ``gate[1]`` is there."""
 
     batch_size: int = 16
     windows: bool = False
     slow: float = 0.0
     log: str | None = None
     users: int = 40
+    gate: tuple[int, str] | None = None
 
     def __call__(self) -> BagTask:
         lengths = list(np.random.default_rng(3).integers(3, 14, self.users))
         data = make_interactions(lengths)
-        return BagTask(data, self.batch_size, windows=self.windows, slow=self.slow, log=self.log)
+        return BagTask(data, self.batch_size, windows=self.windows, slow=self.slow, log=self.log, gate=self.gate)
 
 
 @dataclass(frozen=True)

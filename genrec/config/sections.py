@@ -249,6 +249,12 @@ class TrainingSettings(Section):
     cpus_per_worker: PositiveFloat = 1.0
     gpus_per_worker: NonNegativeFloat = 0.0
     max_failures: NonNegativeInt = Field(3, description="worker failures survived before the run fails")
+    wait_minutes: PositiveFloat = Field(
+        15.0, description="wait so long for a lost node to come back or be replaced, before the run fails"
+    )
+    resize_check_s: PositiveFloat = Field(
+        60.0, description="with workers_min: seconds between looks whether the cluster has room for more workers again"
+    )
     batch_size: PositiveInt = Field(512, description="training targets a step, over all workers")
     micro_batch: PositiveInt | None = Field(
         None,

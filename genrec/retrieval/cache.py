@@ -3,7 +3,7 @@
 The interactions, the index and each BM25 shard are put into the object store once; actors on one node
 share them without a copy, and Ray spills what does not fit. An actor loads its models once and holds one
 block of queries and one shard at a time, so memory does not grow with the number of queries. The directory
-must be storage that all nodes see.
+must be storage that all nodes see, unless :class:`~genrec.retrieval.cache_apart.CacheApart` brings them its files.
 """
 
 from __future__ import annotations
@@ -23,16 +23,19 @@ from numpy.typing import NDArray
 from ray.util.metrics import Counter, Histogram
 
 from genrec.errors import SettingsError
+from genrec.retrieval.cache_apart import CacheApart
 from genrec.retrieval.cache_table import CacheKey
-from genrec.retrieval.cache_units import CacheInputs, TextWorker, Unit, Worker
+from genrec.retrieval.cache_units import CacheInputs, RowWorker, TextWorker, Unit, VectorWorker, Worker, unit_path
 from genrec.retrieval.cache_work import CacheReport, build
 
 log = logging.getLogger(__name__)
 
+KIND: dict[Callable[..., Worker], str] = {VectorWorker: "vectors", TextWorker: "text", RowWorker: "rows"}
+"""Pass by its worker."""
 _SECONDS = [0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000]
 
 
-def build_cache(directory: Path, inputs: CacheInputs, key: CacheKey) -> CacheReport:
+def build_cache(directory: Path, inputs: CacheInputs, key: CacheKey, apart: CacheApart | None = None) -> CacheReport:
     """Build the cache with Ray's actors; equal to :func:`~genrec.retrieval.cache_work.build_cache_local`.
 
     A finished cache of the same key is left as it is; an unfinished one is gone on with.
@@ -41,6 +44,7 @@ def build_cache(directory: Path, inputs: CacheInputs, key: CacheKey) -> CacheRep
         directory: where the cache is or will be, on storage that all nodes see.
         inputs: what it is made from.
         key: ``inputs.key(...)``.
+        apart: brings the cache's files to the nodes; None: they see the directory.
 
     Raises:
         ArtifactError: the directory holds a cache of another key.
@@ -56,7 +60,7 @@ def build_cache(directory: Path, inputs: CacheInputs, key: CacheKey) -> CacheRep
         dataset = ray.data.from_items(rows, override_num_blocks=min(len(units), 4 * actors))
         done = dataset.map_batches(
             _Actor,
-            fn_constructor_args=(make, list(given)),
+            fn_constructor_args=(make, list(given), directory, apart),
             batch_size=1,
             compute=ray.data.ActorPoolStrategy(size=actors),
             num_cpus=1,
@@ -68,13 +72,26 @@ def build_cache(directory: Path, inputs: CacheInputs, key: CacheKey) -> CacheRep
         told = ", ".join(f"{count} on node {node[:8]}" for node, count in sorted(units_of.items()))
         log.info("retrieval cache: %d units by %d actors: %s", sum(units_of.values()), actors, told)
 
-    return build(directory, inputs, key, execute, share=ray.put, shard_users=inputs.settings.shard_users)
+    shards = inputs.settings.shard_users
+    if apart is None:
+        return build(directory, inputs, key, execute, share=ray.put, shard_users=shards)
+    apart.bring_finished()
+    report = build(directory, inputs, key, execute, share=ray.put, shard_users=shards, bring=apart.bring)
+    apart.send_finished()
+    return report
 
 
 class _Actor:
     """Holds one worker, made from values of the object store."""
 
-    def __init__(self, make: Callable[..., Worker], given: Sequence[object]) -> None:
+    def __init__(
+        self, make: Callable[..., Worker], given: Sequence[object], directory: Path, apart: CacheApart | None
+    ) -> None:
+        self.directory, self.apart = directory, apart
+        if apart is not None:
+            apart.fetch_inputs()
+        self.kind = KIND[make]
+        self.shards = int(given[-1]) if make is RowWorker else 0  # type: ignore[call-overload]
         if make is TextWorker:  # the shards stay in the store until their turn
             *given, shards = given
             given = [*given, [_Fetch(shard) for shard in shards]]  # type: ignore[attr-defined]
@@ -90,11 +107,22 @@ class _Actor:
     def __call__(self, batch: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         for part, block, shard in zip(batch["part"], batch["block"], batch["shard"], strict=True):
             began = time.perf_counter()
-            self.worker(Unit(str(part), int(block), int(shard)))
+            self._do(Unit(str(part), int(block), int(shard)))
             self.units.inc()
             self.seconds.observe(time.perf_counter() - began)
         node = ray.get_runtime_context().get_node_id()
         return {"block": np.asarray(batch["block"]), "node": np.full(len(batch["block"]), node)}
+
+    def _do(self, unit: Unit) -> None:
+        """The unit, its files fetched and sent where nodes share none."""
+        if self.apart is None:
+            self.worker(unit)
+            return
+        if self.shards > 1:
+            found = [Unit(unit.part, unit.block, shard) for shard in range(self.shards)]
+            self.apart.bring([unit_path(self.directory, "text", one) for one in found])
+        self.worker(unit)
+        self.apart.send(unit_path(self.directory, self.kind, unit))
 
 
 class _Fetch:

@@ -83,6 +83,7 @@ def build(
     *,
     share: Callable[[object], object],
     shard_users: int | None,
+    bring: Callable[[Sequence[Path]], None] = lambda paths: None,
 ) -> CacheReport:
     """Plan the units, do what is missing by ``execute``, finish.
 
@@ -93,13 +94,14 @@ def build(
         execute: runs units.
         share: makes a large value available to the workers.
         shard_users: users of a BM25 shard; None: one shard.
+        bring: fetches those of these files that workers elsewhere have made.
     """
     if (directory / CACHE_FILE).is_file():
         kept = RetrievalCache.open(directory, key).plan["blocks"]
         return CacheReport({"vectors": 0, "text": 0, "rows": 0}, {"rows": sum(kept.values())})
     _check(inputs)
     _begin(directory, key)
-    run = _Passes(directory, execute)
+    run = _Passes(directory, execute, bring)
     data, settings = inputs.interactions, inputs.settings
     given = [share(inputs), directory]
     spaces = [space for space in inputs.encoders if space in (*needed_spaces(settings), REPRESENTATION)]
@@ -138,12 +140,13 @@ def build(
 class _Passes:
     """Runs passes, leaving out what is there, and counts."""
 
-    def __init__(self, directory: Path, execute: Execute) -> None:
-        self.directory, self.execute = directory, execute
+    def __init__(self, directory: Path, execute: Execute, bring: Callable[[Sequence[Path]], None]) -> None:
+        self.directory, self.execute, self.bring = directory, execute, bring
         self.done: dict[str, int] = {"vectors": 0, "text": 0, "rows": 0}
         self.kept: dict[str, int] = dict(self.done)
 
     def missing(self, kind: str, units: Sequence[Unit]) -> list[Unit]:
+        self.bring([unit_path(self.directory, kind, unit) for unit in units])
         return [unit for unit in units if not unit_path(self.directory, kind, unit).is_file()]
 
     def __call__(self, kind: str, units: Sequence[Unit], make: Callable[..., Worker], given: Sequence[object]) -> None:
@@ -152,6 +155,7 @@ class _Passes:
         log.info("retrieval cache, %s: %d units to do, %d are there", kind, len(todo), self.kept[kind])
         if todo:
             self.done[kind] = sum(1 for _ in self.execute(todo, make, given))
+            self.bring([unit_path(self.directory, kind, unit) for unit in todo])
 
 
 def _check(inputs: CacheInputs) -> None:

@@ -58,6 +58,8 @@ TRAINING_MANNER = (
     "training.cpus_per_worker",
     "training.gpus_per_worker",
     "training.max_failures",
+    "training.wait_minutes",
+    "training.resize_check_s",
     "training.checkpoint_every",
     "training.checkpoint_steps",
     "training.upload",

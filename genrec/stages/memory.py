@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from genrec.config import Settings, TrainingSettings
-from genrec.errors import SettingsError
 from genrec.stages.stage import Context
 from genrec.stages.training import WEIGHTS, build_sasrec, train_task
 
 if TYPE_CHECKING:
+    from genrec.retrieval.cache_apart import CacheApart
     from genrec.retrieval.cache_table import CacheKey
     from genrec.retrieval.representations import HistoryEncoder
     from genrec.training.task import Task
@@ -137,9 +137,10 @@ def fine_tune_decoder(context: Context) -> dict[str, Any]:
     recipe = settings.plugin.memory
     names = ("epochs", "max_steps", "max_minutes", "learning_rate", "patience")
     training = settings.training.model_copy(update={name: getattr(recipe, name) for name in names})
-    cache = find_users(context, sources) if reads_users(settings) else None
+    cache, apart = find_users(context, sources) if reads_users(settings) else (None, None)
     factory = MemoryFactory(settings, training, sources, cache)
-    told = dict(train_task(context, factory, training, context.manifests["tokenize"].sid_version).metrics)
+    version = context.manifests["tokenize"].sid_version
+    told = dict(train_task(context, factory, training, version, cache=apart).metrics)
     split_weights(context.out / WEIGHTS, context.out / MEMORY_WEIGHTS)
     if memory_reader(build_host(settings, sources), settings).gated is None:
         (context.out / MEMORY_WEIGHTS).unlink()
@@ -149,8 +150,11 @@ def fine_tune_decoder(context: Context) -> dict[str, Any]:
     return told
 
 
-def find_users(context: Context, sources: Sources) -> tuple[Path, CacheKey]:
-    """The retrieval cache of all training and validation moments, built if it is not there."""
+def find_users(context: Context, sources: Sources) -> tuple[tuple[Path, CacheKey], CacheApart | None]:
+    """The retrieval cache of all training and validation moments, built if it is not there.
+
+    With it, where nodes share no file system, how they get it.
+    """
     from genrec.artifacts import ArtifactStore, digest
     from genrec.data.load import load_catalog, load_interactions
     from genrec.genplugin.augmented import retrieval_in_use
@@ -159,11 +163,6 @@ def find_users(context: Context, sources: Sources) -> tuple[Path, CacheKey]:
     from genrec.retrieval.retriever import REPRESENTATION, needed_spaces
 
     settings, manifests = context.settings, context.manifests
-    if not context.store.shared and settings.training.strategy != "single":
-        raise SettingsError(
-            "plugin.memory.finetune: with run.directory by URI the nodes share no file system for the retrieval cache; "
-            "mount the storage (file:///...), or set training.strategy=single and training.workers=1"
-        )
     # No votes: fine-tuning reads users alone.
     update = {"vote_sources": (), "train_positions": settings.plugin.memory.train_positions}
     retrieval = retrieval_in_use(settings).model_copy(update=update)
@@ -181,7 +180,13 @@ def find_users(context: Context, sources: Sources) -> tuple[Path, CacheKey]:
         data=manifests["prepare"].key,
     )
     name = digest(asdict(key))[:16]
-    directory = (context.cache / CACHES / name).resolve()
+    folder = context.cache / CACHES / name
+    directory, place, apart = folder.resolve(), context.store.place_of(folder), None
+    if place is not None and settings.training.strategy != "single":
+        from genrec.retrieval.cache_apart import CacheApart
+        from genrec.training.apart import Apart
+
+        apart = CacheApart(place, directory, Apart(context.store, context.read()).fetch_inputs)
     with ArtifactStore(context.cache).locked(CACHES, name):
         if settings.training.strategy == "single":
             build_cache_local(directory, inputs, key)
@@ -190,8 +195,8 @@ def find_users(context: Context, sources: Sources) -> tuple[Path, CacheKey]:
             from genrec.stages.ray_session import connect
 
             connect(settings.ray)
-            build_cache(directory, inputs, key)
-    return directory, key
+            build_cache(directory, inputs, key, apart)
+    return (directory, key), apart
 
 
 def build_host(settings: Settings, sources: Sources) -> Any:

@@ -67,6 +67,10 @@ class Context:
     watch: Watch = Watch()
     store: ArtifactStore = field(default_factory=lambda: ArtifactStore("."))
 
+    def read(self) -> list[tuple[str, str]]:
+        """Stage and key of each input."""
+        return [(stage, manifest.key) for stage, manifest in self.manifests.items()]
+
 
 @dataclass(frozen=True)
 class Stage:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from genrec.data.interactions import Interactions
     from genrec.models.sasrec import SasRec
+    from genrec.retrieval.cache_apart import CacheApart
     from genrec.training.ray_train import TaskFactory
     from genrec.training.task import Task
 
@@ -122,8 +123,22 @@ def sasrec(context: Context) -> Outcome:
     return train_task(context, SasRecFactory(settings, training, prepared), training, None)
 
 
-def train_task(context: Context, factory: TaskFactory, training: TrainingSettings, sid_version: str | None) -> Outcome:
-    """Train in the scratch directory and bring the best weights and the curves into the artifact."""
+def train_task(
+    context: Context,
+    factory: TaskFactory,
+    training: TrainingSettings,
+    sid_version: str | None,
+    cache: CacheApart | None = None,
+) -> Outcome:
+    """Train in the scratch directory and bring the best weights and the curves into the artifact.
+
+    Args:
+        context: of the stage.
+        factory: builds the task.
+        training: settings of the loop.
+        sid_version: of the task.
+        cache: a retrieval cache that the task reads and that nodes must fetch.
+    """
     seed, work = context.settings.run.seed, context.scratch.resolve()
     if training.strategy == "single":
         from genrec.training.loop import fit
@@ -137,7 +152,7 @@ def train_task(context: Context, factory: TaskFactory, training: TrainingSetting
         if not context.store.shared:
             from genrec.training.apart import Apart
 
-            apart = Apart(context.store, [(stage, manifest.key) for stage, manifest in context.manifests.items()])
+            apart = Apart(context.store, context.read(), cache)
         result = fit_on_ray(factory, training, seed, work, sid_version=sid_version, callbacks=callbacks, apart=apart)
     shutil.copyfile(result.weights, context.out / WEIGHTS)
     for name in KEPT:

@@ -11,15 +11,18 @@ from __future__ import annotations
 import fcntl
 import logging
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
-from genrec.artifacts import ArtifactStore, read_manifest
+from genrec.artifacts import MANIFEST, ArtifactStore, read_manifest
 from genrec.config import TrainingSettings
 from genrec.errors import ArtifactError
 from genrec.remote import Place
+from genrec.retrieval.cache_apart import CacheApart
 from genrec.training.attempts import WORKERS_FILE
 from genrec.training.curves import METRICS_FILE
 from genrec.training.loop import Reporter, checkpoints, mirror_of
+from genrec.training.mirror import Mirror, run_name
 
 logger = logging.getLogger(__name__)
 
@@ -33,15 +36,20 @@ class Apart:
     Args:
         store: at a URI.
         inputs: stage and key of each artifact that the task is built from.
+        cache: the retrieval cache that the task reads; None: it reads none.
     """
 
-    def __init__(self, store: ArtifactStore, inputs: list[tuple[str, str]]) -> None:
-        self.store, self.inputs = store, inputs
+    def __init__(
+        self, store: ArtifactStore, inputs: Sequence[tuple[str, str]], cache: CacheApart | None = None
+    ) -> None:
+        self.store, self.inputs, self.cache = store, inputs, cache
 
     def fetch_inputs(self) -> None:
-        """Bring the artifacts to this node."""
+        """Bring the artifacts, and the cache, to this node."""
         for stage, key in self.inputs:
             self.store.open(stage, key)
+        if self.cache is not None:
+            self.cache.bring_finished()
 
     def fetch_state(self, work_dir: Path, settings: TrainingSettings) -> None:
         """Make this node's checkpoints those that were copied: the newest whole one, and the best that it names."""
@@ -55,17 +63,15 @@ class Apart:
                 if store.path(step).name not in copied:
                     shutil.rmtree(store.path(step))
             for name in reversed(copied):
-                if not _whole(store.root / name):
-                    mirror.fetch(name, store.root)
-                if _whole(store.root / name):
+                if _bring(mirror, name, store.root):
                     best = store.path(store.load(store.root / name)[0].best_step).name
-                    if best in copied and not _whole(store.root / best):
-                        mirror.fetch(best, store.root)
+                    if best in copied:
+                        _bring(mirror, best, store.root)
                     break
             place = Place(str(settings.upload))
             for name in COPIED:
-                if place.has(f"{_name(work_dir)}/{name}"):
-                    place.fetch(f"{_name(work_dir)}/{name}", work_dir / name)
+                if place.has(f"{run_name(work_dir)}/{name}"):
+                    place.fetch(f"{run_name(work_dir)}/{name}", work_dir / name)
 
     def reporting(self, work_dir: Path, settings: TrainingSettings, report: Reporter, rank: int) -> Reporter:
         """The reporter that copies the curves of rank 0, too."""
@@ -83,18 +89,21 @@ class Apart:
         try:
             for name in COPIED:
                 if (work_dir / name).is_file():
-                    Place(str(settings.upload)).send(work_dir / name, f"{_name(work_dir)}/{name}")
+                    Place(str(settings.upload)).send(work_dir / name, f"{run_name(work_dir)}/{name}")
         except ArtifactError as error:
             logger.warning("curves could not be copied (%s); going on", error)
 
 
-def _name(work_dir: Path) -> str:
-    return f"{work_dir.parent.name}/{work_dir.name.lstrip('.').removesuffix('.scratch')}"
+def _bring(mirror: Mirror, name: str, root: Path) -> bool:
+    """Make a local checkpoint the copy, byte for byte; a node that was away may hold another of the same step."""
+    if not _same(mirror, name, root):
+        mirror.fetch(name, root)
+    return _same(mirror, name, root)
 
 
-def _whole(checkpoint: Path) -> bool:
+def _same(mirror: Mirror, name: str, root: Path) -> bool:
     try:
-        read_manifest(checkpoint)
+        read_manifest(root / name)
     except ArtifactError:
         return False
-    return True
+    return (root / name / MANIFEST).read_bytes() == mirror.manifest(name)

@@ -27,7 +27,7 @@ from genrec.errors import GenrecError
 from genrec.training.checkpoint import CheckpointStore, Progress
 from genrec.training.curves import Curves, read_curves
 from genrec.training.holdings import told
-from genrec.training.mirror import Mirror, clear_held
+from genrec.training.mirror import Mirror, clear_held, run_name
 from genrec.training.optim import learning_rate
 from genrec.training.strategies import Strategy
 from genrec.training.task import KEY_METRIC, Task
@@ -268,8 +268,7 @@ def mirror_of(work_dir: Path, settings: TrainingSettings) -> Mirror | None:
     if settings.upload is None:
         return None
     clear_held(work_dir / CHECKPOINTS)
-    name = work_dir.name.lstrip(".").removesuffix(".scratch")
-    return Mirror(settings.upload, f"{work_dir.parent.name}/{name}")
+    return Mirror(settings.upload, run_name(work_dir))
 
 
 def step_seed(seed: int, step: int, rank: int) -> int:

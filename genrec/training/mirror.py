@@ -79,6 +79,11 @@ class Mirror:
         whole = [Path(info.path).parent.name for info in found if info.base_name == MANIFEST]
         return sorted(whole)
 
+    def manifest(self, name: str) -> bytes:
+        """The manifest of a copy, which holds the digests of its files."""
+        with self._files.open_input_stream(f"{self._root}/{name}/{MANIFEST}") as source:
+            return bytes(source.read())
+
     def fetch(self, name: str, into: Path) -> Path:
         """Bring a copy into the directory ``into``, to be verified there; returns its path."""
         final, work = into / name, into / f".{name}.partial"
@@ -115,6 +120,11 @@ class Mirror:
             self._files.create_dir(place.rpartition("/")[0], recursive=True)
             with path.open("rb") as source, self._files.open_output_stream(place) as sink:
                 shutil.copyfileobj(source, sink)
+
+
+def run_name(work_dir: Path) -> str:
+    """The run of a working directory, as its copies and its metrics name it: ``stage/key``."""
+    return f"{work_dir.parent.name}/{work_dir.name.lstrip('.').removesuffix('.scratch')}"
 
 
 def clear_held(root: Path) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from genrec.training.apart import Apart
 from genrec.training.attempts import note_attempt, read_attempts
 from genrec.training.gauges import TrainingGauges
 from genrec.training.loop import FitResult, Reporter, checkpoints, fit, mirror_of, result_of
+from genrec.training.mirror import run_name
 from genrec.training.strategies import build_strategy
 from genrec.training.task import Task
 
@@ -35,7 +37,8 @@ logger = logging.getLogger(__name__)
 TaskFactory = Callable[[], Task]
 """Builds the task inside a worker; must be picklable (a frozen dataclass or functools.partial)."""
 
-CONTROLLER_FAILURES = 3
+START_TIMEOUT_ENV, START_TIMEOUT_S, GROUP_STARTS = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", 60.0, 3
+"""How long Ray waits at a time for the resources of a group of workers; how often it may at the least."""
 COLLECTIVE_TIMEOUT_S = 1800
 
 
@@ -95,14 +98,15 @@ def fit_on_ray(
             num_workers=workers,
             use_gpu=settings.gpus_per_worker > 0,
             resources_per_worker=worker_resources(settings),
+            elastic_resize_monitor_interval_s=settings.resize_check_s,  # type: ignore[call-arg]
         ),
         run_config=RunConfig(
             name=work_dir.name,
-            storage_path=str(work_dir / "ray") if apart is None else f"{settings.upload}/ray",
+            storage_path=str(work_dir / "ray") if apart is None else f"{settings.upload}/{run_name(work_dir)}",
             callbacks=list(callbacks),  # type: ignore[arg-type]
             failure_config=FailureConfig(
                 max_failures=settings.max_failures,
-                controller_failure_limit=CONTROLLER_FAILURES,  # type: ignore[call-arg]
+                controller_failure_limit=_group_starts(settings),  # type: ignore[call-arg]
             ),
         ),
     )
@@ -117,6 +121,12 @@ def fit_on_ray(
     latest = store.latest()
     assert latest is not None, "training ended without a checkpoint"
     return result_of(work_dir, store.load(latest)[0])
+
+
+def _group_starts(settings: TrainingSettings) -> int:
+    """How often Ray may wait for a group's resources until ``training.wait_minutes`` are over."""
+    each = float(os.environ.get(START_TIMEOUT_ENV, START_TIMEOUT_S))
+    return max(GROUP_STARTS, math.ceil(settings.wait_minutes * 60 / each))
 
 
 def worker_resources(settings: TrainingSettings) -> dict[str, float]:
@@ -175,8 +185,10 @@ def _work(config: dict[str, Any]) -> None:
         )
     if strategy.rank == 0:
         work_dir.mkdir(parents=True, exist_ok=True)
-        gauges = TrainingGauges(f"{work_dir.parent.name}/{work_dir.name.lstrip('.').removesuffix('.scratch')}")
+        gauges = TrainingGauges(run_name(work_dir))
         gauges.began(note_attempt(work_dir, nodes, max(checkpoints(work_dir).steps(), default=0)))
+        if apart is not None:
+            apart.send_curves(work_dir, settings)
         reporter = gauges.reporting(reporter)
     fit(config["factory"](), settings, config["seed"], work_dir, strategy, reporter=reporter)
     if apart is not None and strategy.rank == 0:

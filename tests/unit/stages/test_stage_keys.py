@@ -31,6 +31,7 @@ NOTHING = {
     "tokenizer.published",
     "tokenizer.published_first_id",  # unless the codes are published, see below
     "training.cpus_per_worker", "training.gpus_per_worker", "training.max_failures", "training.checkpoint_every",
+    "training.wait_minutes", "training.resize_check_s",
     "training.checkpoint_steps", "training.upload", "training.log_every", "training.tensorboard", "training.mlflow_uri",
     "training.deepspeed.nvme_path", "evaluation.batch_size", "bundle.name",
     "retrieval.train_positions", "retrieval.block_queries", "retrieval.shard_users", "retrieval.workers",
