@@ -21,9 +21,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.common import ROOT, say, spread
+
+if TYPE_CHECKING:
+    from cluster.local import LocalCluster
+    from genrec.retrieval.cache_table import CacheKey
+    from genrec.retrieval.cache_units import CacheInputs
 
 WORKERS = (1, 2)
 PHASES = ("pretraining", "caches", "serving")
@@ -100,7 +105,7 @@ def median(values: list[float]) -> float:
 
 
 @contextmanager
-def local_nodes(folder: Path) -> Iterator[None]:
+def local_nodes(folder: Path) -> Iterator[LocalCluster]:
     """A head and two workers, and this process joined to them."""
     os.environ["OMP_NUM_THREADS"] = "1"
     from cluster.local import LocalCluster
@@ -120,7 +125,7 @@ def local_nodes(folder: Path) -> Iterator[None]:
             logging_level=logging.WARNING,
             runtime_env={"env_vars": {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}},
         )
-        yield
+        yield cluster
         ray.shutdown()
     finally:
         cluster.down()
@@ -149,35 +154,53 @@ def pretraining(args: argparse.Namespace, folder: Path) -> dict[int, list[float]
 
 def caches(args: argparse.Namespace, folder: Path) -> dict[int, list[float]]:
     """Users a second: neighbours by their texts. The actors start once before, to leave imports out."""
-    from benchmarks.shapes import beauty_sequences, interactions_of
-    from genrec.config import RetrievalSettings
     from genrec.retrieval.cache import build_cache
-    from genrec.retrieval.cache_units import CacheInputs
-
-    sequences, _ = beauty_sequences()
-    items = 1 + max(int(item) for sequence in sequences[: args.users] for item in sequence)
-    data = interactions_of(sequences[: args.users], items)
-    texts = [f"item {index % 97} of shelf {index % 31} and maker {index % 53}" for index in range(items)]
-    block = max(10, args.users // 40)
 
     def one(workers: int) -> list[float]:
-        settings = RetrievalSettings(
-            paths=("text",), rerank="paths", vote_sources=(), block_queries=block, workers=workers
-        )
-        inputs = CacheInputs(data, settings, texts, splits=("valid",))
-        key = inputs.key(checkpoint="0" * 16, sid_version="0" * 16, data="0" * 16)
+        inputs, key = cache_inputs(args.users, workers)
         target = folder / f"{workers}"
         shutil.rmtree(target, ignore_errors=True)
         began = time.perf_counter()
         build_cache(target, inputs, key)
-        return [data.n_users / (time.perf_counter() - began)]
+        return [inputs.interactions.n_users / (time.perf_counter() - began)]
 
     one(1)
     return turns(args, "caches", one)
 
 
+def cache_inputs(users: int, workers: int) -> tuple[CacheInputs, CacheKey]:
+    """A cache of so many of Beauty's users, one moment each, about forty blocks."""
+    from benchmarks.shapes import beauty_sequences, interactions_of
+    from genrec.config import RetrievalSettings
+    from genrec.retrieval.cache_units import CacheInputs
+
+    sequences = beauty_sequences()[0][:users]
+    items = 1 + max(int(item) for sequence in sequences for item in sequence)
+    data = interactions_of(sequences, items)
+    texts = [f"item {index % 97} of shelf {index % 31} and maker {index % 53}" for index in range(items)]
+    settings = RetrievalSettings(
+        paths=("text",), rerank="paths", vote_sources=(), block_queries=max(10, users // 40), workers=workers
+    )
+    inputs = CacheInputs(data, settings, texts, splits=("valid",))
+    return inputs, inputs.key(checkpoint="0" * 16, sid_version="0" * 16, data="0" * 16)
+
+
 def serving(args: argparse.Namespace, folder: Path) -> dict[int, list[float]]:
     """Lists a second over HTTP, from clients of this process; a replica takes most of a node."""
+
+    def one(workers: int) -> list[float]:
+        with serving_at(folder / f"{workers}", {"replicas": workers, "cpus_per_replica": 1.5}) as port:
+            load(port, 1.0)
+            rate = [load(port, args.seconds)]
+        shutil.rmtree(folder)
+        return rate
+
+    return turns(args, "serving", one)
+
+
+@contextmanager
+def serving_at(folder: Path, serving: dict[str, Any]) -> Iterator[int]:
+    """A tiny bundle served on the connected Ray, its proxy on the head; yields the port."""
     from ray import serve
     from ray.serve.config import HTTPOptions
 
@@ -186,25 +209,17 @@ def serving(args: argparse.Namespace, folder: Path) -> dict[int, list[float]]:
     from serve.app import build
 
     bundle, port = _tiny(folder), _port()
+    settings = Settings.model_validate(
+        {
+            "run": {"directory": str(folder), "name": "served"},
+            "serve": {"cached_lists": 0, "content": False, **serving},
+        }
+    )
+    (folder / "served").mkdir()
     serve.start(proxy_location="HeadOnly", http_options=HTTPOptions(host="127.0.0.1", port=port))
-
-    def one(workers: int) -> list[float]:
-        settings = Settings.model_validate(
-            {
-                "run": {"directory": str(folder), "name": f"served-{workers}"},
-                "serve": {"replicas": workers, "cpus_per_replica": 1.5, "cached_lists": 0, "content": False},
-            }
-        )
-        (folder / f"served-{workers}").mkdir(exist_ok=True)
-        serve.run(build(settings, bundle), name="scaling", route_prefix="/")
-        try:
-            load(port, 1.0)
-            return [load(port, args.seconds)]
-        finally:
-            serve.delete("scaling")
-
     try:
-        return turns(args, "serving", one)
+        serve.run(build(settings, bundle), name="served", route_prefix="/")
+        yield port
     finally:
         serve.shutdown()
 
