@@ -21,7 +21,10 @@ import torch
 from numpy.typing import NDArray
 
 from genrec.bundle import Bundle, load_bundle
-from genrec.content.library.insertion import CatalogRetriever, Inserted, insert, placed_assets
+from genrec.config.content import LibrarySettings
+from genrec.content.library.asset import PREFIX
+from genrec.content.library.exploration import explore
+from genrec.content.library.insertion import CATEGORY, CatalogRetriever, Inserted, insert, placed_assets
 from genrec.content.library.placement import Placement
 from genrec.content.library.store import Library
 from genrec.decoding import recommend
@@ -55,6 +58,20 @@ class UnknownItemError(RequestError):
 
 
 @dataclass(frozen=True)
+class Trial:
+    """That made items are tried out in a list, under a budget, until their worth is known.
+
+    Attributes:
+        draw: id of the list; what is tried follows from it.
+        own: ids of made items that the user had made and did not react to yet, newest first; the newest is shown in
+            any case.
+    """
+
+    draw: str
+    own: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class RecommendRequest:
     """One list asked for.
 
@@ -62,7 +79,7 @@ class RecommendRequest:
         user_id: raw id of a known user, whose history is looked up; or None.
         history: raw item ids, oldest first, used in place of the known history; or None.
         k: length of the list.
-        exclude: raw item ids that must not be listed, besides those of the history.
+        exclude: raw item ids that must not be listed, besides those of the history; made items may be gone.
         recent: raw item ids that the user took up after the bundle's data ends, oldest first: they extend the
             known history, or are the history of a user whom the bundle does not know. Ids that the catalog
             lacks are passed over, for feedback outlives catalogs.
@@ -70,6 +87,7 @@ class RecommendRequest:
         diversity: 0: the most probable items; up to 1: a list drawn from more candidates (genrec.diversity), whose
             propensities stand in each entry's evidence.
         seed: of that draw.
+        trial: how made items are tried out; None: all of them are ranked like the rest, on trial or not.
     """
 
     user_id: str | None
@@ -80,6 +98,7 @@ class RecommendRequest:
     where: Filter = NO_FILTER
     diversity: float = 0.0
     seed: int = 0
+    trial: Trial | None = None
 
     @property
     def candidates(self) -> int:
@@ -129,7 +148,7 @@ class Recommender:
         base = self._base
         assets = library.assets()
         placed = placed_assets(library, base.placement, assets)
-        inserted = insert(base.bundle.catalog, base.bundle.sid_table, assets, placed)
+        inserted = insert(base.bundle.catalog, base.bundle.sid_table, assets, placed, library.proved())
         other = copy.copy(base)
         other.__dict__.pop("finder", None)
         other.inserted = inserted
@@ -150,24 +169,91 @@ class Recommender:
             bundle.path, bundle.sid_table, bundle.catalog.texts, settings.tokenizer, settings.content.library.neighbours
         )
 
+    def tried(
+        self, request: RecommendRequest, ranked: Sequence[Recommendation], policy: LibrarySettings
+    ) -> list[Recommendation]:
+        """The ranked list of a request, perhaps with a made item on trial in it; propensities stand in the evidence.
+
+        Lists that are filtered are left as they are.
+        """
+        trial = request.trial
+        if self.inserted is None or trial is None or request.where != NO_FILTER:
+            return list(ranked)
+        barred = self._barred(request)
+        on_trial = {
+            asset.asset_id: asset
+            for item, asset in enumerate(self.inserted.assets, self.inserted.n_catalog)
+            if item not in barred and self.inserted.on_trial(asset)
+        }
+        explored = explore(
+            ranked,
+            [name for name, asset in on_trial.items() if not asset.personal],
+            trial.draw,
+            policy,
+            lambda name: self.made_entries(request, (name,))[0],
+            next((name for name in trial.own if name in on_trial), None),
+        )
+        result = []
+        for entry, odds in zip(explored.entries, explored.propensities, strict=True):
+            told = dict(entry.evidence)
+            if odds < 1:
+                told["propensity"] = odds * told.get("propensity", 1.0)
+            if entry.item_id == explored.tried:
+                told["on_trial"] = True
+            result.append(entry.model_copy(update={"evidence": told}))
+        return result
+
     @torch.inference_mode()
-    def made_entries(self, request: RecommendRequest) -> list[Recommendation]:
-        """All made items that may be tried with a user or history, likeliest first (genrec.content.library.explore)."""
+    def made_entries(self, request: RecommendRequest, only: Sequence[str] | None = None) -> list[Recommendation]:
+        """Made items that may be listed for a user or history, likeliest first.
+
+        Args:
+            request: whom they are for; the length of the list does not matter.
+            only: ids of the made items that are meant; None: all.
+        """
         if self.inserted is None or not self.inserted.assets:
             return []
-        history, first = self._history(request), self.inserted.n_catalog
-        barred = {*history.tolist(), *(self._index_of(item, "exclude") for item in request.exclude)}
-        if request.where != NO_FILTER:
-            barred.update(self.finder.left_out(request.where).tolist())
-        items = [item for item in range(first, self.n_items) if item not in barred]
+        barred, first = self._barred(request), self.inserted.n_catalog
+        items = [
+            item
+            for item, asset in enumerate(self.inserted.assets, first)
+            if item not in barred and (only is None or asset.asset_id in only)
+        ]
         if not items:
             return []
+        history = self._history(request)
         history_BT = _padded([history[-self.bundle.settings.data.max_history :]])
         batch = Batch(history_BT, users_B=torch.tensor([self._user(request.user_id)])).to(self.device)
         scores = scored(self.backbone, batch, torch.tensor([items], device=self.device))[0].tolist()
         ordered = sorted(zip(items, scores, strict=True), key=lambda entry: -entry[1])
         row = _Row([item for item, _ in ordered], [value for _, value in ordered], None)
         return self._entries(row, history)
+
+    def _barred(self, request: RecommendRequest) -> set[int]:
+        """Items that a list must not hold: those of the history, those excluded, those that its filter leaves out."""
+        barred = {*self._history(request).tolist(), *self._excluded(request)}
+        if request.where != NO_FILTER:
+            barred.update(self.finder.left_out(request.where).tolist())
+        return barred
+
+    def _excluded(self, request: RecommendRequest) -> list[int]:
+        """Indices of what is excluded; made items come and go, so that one that is not here is passed over."""
+        index = self.bundle.catalog.index
+        here = (item for item in request.exclude if item in index or not item.startswith(PREFIX))
+        return [self._index_of(item, "exclude") for item in here]
+
+    def _kept_back(self, request: RecommendRequest) -> list[int]:
+        """Made items on trial, which are not ranked unless they are asked for; others' personal ones never are."""
+        if self.inserted is None or request.trial is None:
+            return []
+        asked, own = set(request.where.items or ()), set(request.trial.own)
+        of_kind = any(name.casefold() == CATEGORY for name in request.where.categories)
+        return [
+            item
+            for item, asset in enumerate(self.inserted.assets, self.inserted.n_catalog)
+            if self.inserted.on_trial(asset)
+            and not (asset.asset_id in own if asset.personal else of_kind or asset.asset_id in asked)
+        ]
 
     @classmethod
     def load(cls, path: str | Path, *, device: str = "cpu") -> Recommender:
@@ -269,10 +355,7 @@ class Recommender:
             self.check(request)
             rows.append(self._history(request))
             users.append(self._user(request.user_id))
-            barred = [self._index_of(item, "exclude") for item in request.exclude]
-            if request.where != NO_FILTER:
-                barred += self.finder.left_out(request.where).tolist()
-            extra.append(barred)
+            extra.append([*self._barred(request), *self._kept_back(request)])
         answers: list[list[Recommendation]] = [[] for _ in requests]
         for members in self._equal_beams(requests):
             for begin in range(0, len(members), self.batch_size):
@@ -287,8 +370,7 @@ class Recommender:
         """Raise RequestError if ``request`` cannot be answered (a batch must not fail for one of its members)."""
         self._check_k(request.k)
         self._check_history(self._history(request))
-        for item in request.exclude:
-            self._index_of(item, "exclude")
+        self._excluded(request)
         for item in request.where.items or ():
             self._index_of(item, "filters.items")
         if not 0 <= request.diversity <= 1:

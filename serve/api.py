@@ -24,7 +24,7 @@ from fastapi.security import HTTPBearer
 
 from genrec import __version__
 from genrec.config import ServeSettings
-from genrec.recommender import RecommendRequest
+from genrec.recommender import RecommendRequest, Trial
 from serve.backend import Backend, granted
 from serve.body import BodyGuard
 from serve.clients import ClientGuard
@@ -118,7 +118,7 @@ def create_api(
     api.add_middleware(PageFiles)  # added last, it stands first
     add_error_handlers(api)
     metrics = IngressMetrics()
-    _recommendation_routes(api, limits, backend, journal, metrics, secured, locked)
+    _recommendation_routes(api, limits, backend, journal, metrics, secured, locked, tries=content is not None)
     _look_up_routes(api, limits, backend, secured, locked)
     if content is not None:
         instructions = Instructions(limits, backend, content, journal, metrics)
@@ -150,6 +150,8 @@ def _recommendation_routes(
     metrics: IngressMetrics,
     secured: Any,
     locked: tuple[int, ...],
+    *,
+    tries: bool,
 ) -> None:
     body_type, batch_type, explained_type = request_type(limits), feedback_type(limits), explain_type(limits)
     usual = _errors(*locked, 400, 404, 413, 415, 422, 503, 504)
@@ -167,6 +169,9 @@ def _recommendation_routes(
         with metrics.held(), metrics.stage("total"):
             if request.user_id is not None:
                 request = replace(request, recent=await journal.recent(request.user_id))
+            if tries:
+                own = await journal.made(request.user_id, body.session_id)  # type: ignore[attr-defined]
+                request = replace(request, trial=Trial(list_id, own))
             if request.diversity:
                 request = replace(request, seed=int(list_id[:15], 16))  # the log can draw the same list again
             with metrics.stage("recommend"):

@@ -25,13 +25,14 @@ from ray.serve.config import AutoscalingConfig
 from ray.serve.handle import DeploymentHandle
 
 from genrec.bundle import bundle_place, published_path
-from genrec.config import PartSettings, ServeSettings, Settings, load_settings
+from genrec.config import ContentSettings, PartSettings, ServeSettings, Settings, load_settings
 from serve.api import create_api
 from serve.backend import HandleBackend
-from serve.content_parts import PARTS, HandleContent, bind_content, content_wanted
+from serve.content_parts import CONTENT_FOLDER, PARTS, HandleContent, bind_content, content_wanted
 from serve.journal import Journal
 from serve.keys import load_digests
 from serve.logs import join_serve_log
+from serve.made import judge_made
 from serve.process import run_directory
 from serve.recommender import recommender_class
 from serve.rollout import DEFAULT_CATALOG, ROLLOUT_FILE, Rollouts
@@ -50,6 +51,7 @@ class IngressReplica:
         keys: digests of the API keys.
         rollouts: file that says which bundle answers.
         newest: link to the run's newest bundle, if it is to be followed.
+        made: settings.content; how made items are judged.
         parts: handles of the content deployments, by name; none: no content.
     """
 
@@ -61,6 +63,7 @@ class IngressReplica:
         keys: tuple[bytes, ...],
         rollouts: str,
         newest: str | None = None,
+        made: ContentSettings | None = None,
         **parts: DeploymentHandle[Any],
     ) -> None:
         join_serve_log()
@@ -71,6 +74,7 @@ class IngressReplica:
         self._keys = keys
         self._newest = None if newest is None else Path(newest)
         self._content = HandleContent(limits, parts) if parts else None
+        self._made = ContentSettings() if made is None else made
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Called by Serve in the replica: the app is built from the settings, nothing at import."""
@@ -79,9 +83,13 @@ class IngressReplica:
 
         @asynccontextmanager
         async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-            following = asyncio.ensure_future(self._backend.follow(newest=newest))
+            beside = [asyncio.ensure_future(self._backend.follow(newest=newest))]
+            if self._content is not None:
+                judging = judge_made(self._journal.store, self._content, self._made.library)
+                beside.append(asyncio.ensure_future(judging))
             yield
-            following.cancel()
+            for one in beside:
+                one.cancel()
 
         api.router.lifespan_context = lifespan
         return api
@@ -109,8 +117,12 @@ def build(settings: Settings, bundle: str | Path) -> Application:
         max_ongoing_requests=limits.max_ongoing_requests,
         max_queued_requests=limits.max_queued_requests,
     )
-    recommender = _deployment("recommender", recommender_class(limits), part, limits).bind(start, limits, str(rollouts))
-    parts = bind_content(settings, start, _deployment) if content_wanted(settings) else {}
+    wanted = content_wanted(settings)
+    library = str(folder / CONTENT_FOLDER) if wanted else None
+    recommender = _deployment("recommender", recommender_class(limits), part, limits).bind(
+        start, limits, str(rollouts), settings.content, library
+    )
+    parts = bind_content(settings, start, _deployment) if wanted else {}
     # The ingress must take in more than the queues behind it hold: then it is they that refuse, and the refusal has
     # our shape and Retry-After.
     behind = [part, *(getattr(limits, name) for name in parts)]
@@ -120,7 +132,9 @@ def build(settings: Settings, bundle: str | Path) -> Application:
     front = limits.ingress.model_copy(update={"max_ongoing_requests": room, "max_queued_requests": room})
     ingress = _deployment("ingress", serve.ingress()(IngressReplica), front, limits)
     newest = str(published_path(settings).absolute()) if limits.watch else None
-    return ingress.bind(limits, recommender, store_url(settings), keys, str(rollouts), newest, **parts)
+    return ingress.bind(
+        limits, recommender, store_url(settings), keys, str(rollouts), newest, settings.content, **parts
+    )
 
 
 def cpus_needed(settings: Settings) -> float:

@@ -109,6 +109,7 @@ class Client:
         filters: Mapping[str, Any] | None = None,
         diversity: float = 0.0,
         catalog: str | None = None,
+        session_id: str | None = None,
     ) -> Shown:
         """A list for a known user, or for a history of item ids (oldest first).
 
@@ -120,11 +121,14 @@ class Client:
             filters: ``title``, ``categories``, ``items`` (see :class:`serve.models.Filters`).
             diversity: 0: the most probable items; up to 1: drawn from more, and less alike.
             catalog: one of serve.catalogs.
+            session_id: of instructions: what was made there is tried in the list.
 
         Raises:
             ClientError: of the kind that it is.
         """
-        body = _given(user_id=user_id, history=_listed(history), filters=filters, catalog=catalog)
+        body = _given(
+            user_id=user_id, history=_listed(history), filters=filters, catalog=catalog, session_id=session_id
+        )
         body |= {"k": k, "exclude": list(exclude), "diversity": diversity}
         return self._read(Shown, "POST", "/v1/recommendations", body=body)
 

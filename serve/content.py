@@ -3,7 +3,7 @@
 Between deployments items are named by their raw ids: indices mean something only beside one catalog.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -167,6 +167,9 @@ class ContentBackend(Protocol):
         Raises:
             ApiError: nothing could be made; ``cannot_create`` and ``cannot_edit`` say why.
         """
+
+    async def judge(self, retired: Mapping[str, str], proved: Sequence[str]) -> None:
+        """Retire assets, with the reason of each, and end the trial of others."""
 
     async def media(self, asset_id: str) -> MediaFile | None:
         """The file of an asset that is admitted and not retired; None: there is none."""

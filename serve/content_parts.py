@@ -9,18 +9,20 @@ import asyncio
 import io
 import logging
 import threading
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from ray.exceptions import RayActorError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, ReplicaUnavailableError
 from ray.serve.handle import DeploymentHandle
+from sqlalchemy.exc import SQLAlchemyError
 
 from genrec.bundle import load_bundle
 from genrec.config import ServeSettings, Settings
@@ -96,26 +98,63 @@ class InstructorReplica(_Part):
     Args:
         bundle: directory of the bundle whose catalog is meant.
         settings: settings.content.
-        cache: folder that keeps the catalog's embeddings for the next start.
+        folder: of the library, whose made items can be found like the catalog's; the catalog's embeddings are kept
+            there for the next start.
     """
 
-    def __init__(self, bundle: str, settings: ContentSettings, cache: str) -> None:
+    def __init__(self, bundle: str, settings: ContentSettings, folder: str) -> None:
         from genrec.content.instructor import CatalogView, load_instructor
+        from genrec.content.library import Library
 
         self._worker = _Worker("instructor")
         loaded = load_bundle(bundle)
         self._catalog, self._interactions = loaded.catalog, loaded.interactions
         self._users = {str(user): index for index, user in enumerate(loaded.interactions.user_ids)}
         self._instructor = load_instructor(settings.instructor)
-        self._view = CatalogView.of_catalog(self._catalog, self._instructor.encoder, Path(cache))
+        self._of_catalog = CatalogView.of_catalog(self._catalog, self._instructor.encoder, Path(folder) / "embeddings")
+        self._library, self._revision = Library(Path(folder), settings.fidelity), (0, 0, 0)
+        self._rows: dict[str, tuple[FloatArray, FloatArray]] = {}
+        self._view, self._items, self._index = self._of_catalog, self._catalog.item_ids, dict(self._catalog.index)
+        self._look_into_library()
         self._instructor.decide(Instruction("something calmer"), self._view)
 
     async def decide(self, call: InstructionCall) -> Decided | Refusal:
         """What is to be done; items by their raw ids."""
         return await self._worker.run(self._decide, call)
 
+    def _look_into_library(self) -> None:
+        """Let the view hold the made items that anybody may be shown."""
+        from genrec.content.instructor.catalog_view import plain_title
+
+        revision = self._library.revision()
+        if revision == self._revision:
+            return
+        assets = [asset for asset in self._library.assets() if not asset.personal]
+        encoder = self._instructor.encoder
+        for asset in assets:
+            if asset.asset_id not in self._rows:
+                text_1E, title_1E = encoder.encode([asset.text]), encoder.encode([plain_title(asset.title)])
+                self._rows[asset.asset_id] = (text_1E, title_1E)
+        self._items = [*self._catalog.item_ids, *(asset.asset_id for asset in assets)]
+        self._index = {item: place for place, item in enumerate(self._items)}
+        view, rows = self._of_catalog, [self._rows[asset.asset_id] for asset in assets]
+        self._view, self._revision = (
+            replace(
+                view,
+                titles=[*view.titles, *(asset.title for asset in assets)],
+                texts=[*view.texts, *(asset.text for asset in assets)],
+                text_NE=np.concatenate([view.text_NE, *(text_1E for text_1E, _ in rows)]),
+                title_NE=np.concatenate([view.title_NE, *(title_1E for _, title_1E in rows)]),
+            ),
+            revision,
+        )
+
     def _decide(self, call: InstructionCall) -> Decided | Refusal:
-        index = self._catalog.index
+        try:
+            self._look_into_library()
+        except (GenrecError, SQLAlchemyError):  # the catalog alone is searched then
+            logger.exception("the library of made items cannot be read")
+        index = self._index
         history = self._history(call)
         instruction = Instruction(
             text=call.text,
@@ -131,16 +170,19 @@ class InstructorReplica(_Part):
             return Refusal(422, "invalid_request", "text", str(error))
         source = decision.slots.source_item
         made = next((item for item in call.shown if is_asset(item)), None)
-        named = None if source is None else self._catalog.item_ids[source]
+        named = None if source is None else self._items[source]
+        if named is not None and is_asset(named):  # the editor knows the catalog's items; an asset comes as a picture
+            slots = decision.slots.model_copy(update={"source_item": None})
+            decision = decision.model_copy(update={"slots": slots})
         return Decided(
             decision=decision,
-            matches=tuple(self._catalog.item_ids[item] for item in decision.matches),
+            matches=tuple(self._items[item] for item in decision.matches),
             source=named if named is not None or decision.action != "edit" or call.picture is not None else made,
-            liked=tuple(self._catalog.titles[item] for item in history[-LIKED_TITLES:]),
+            liked=tuple(self._view.titles[item] for item in history[-LIKED_TITLES:]),
         )
 
     def _history(self, call: InstructionCall) -> tuple[int, ...]:
-        index = self._catalog.index
+        index = self._index
         if call.history is not None:
             return tuple(index[item] for item in call.history if item in index)
         known = self._users.get(call.user_id or "")
@@ -293,6 +335,20 @@ class FidelityReplica(_Part):
         details = {**draft.details, "prompt": draft.prompt, "model": draft.model, "seed": draft.seed}
         return Made(report, asset_id, draft.title, draft.action, media_type, width, height, details)
 
+    async def judge(self, retired: Mapping[str, str], proved: Sequence[str]) -> None:
+        """Retire assets, with the reason of each, and end the trial of others."""
+        await self._reader.run(self._judge, retired, proved)
+
+    def _judge(self, retired: Mapping[str, str], proved: Sequence[str]) -> None:
+        from genrec.content.library import UnknownAssetError
+
+        for asset_id, reason in retired.items():
+            try:
+                self._library.retire(asset_id, reason)
+            except UnknownAssetError:  # feedback may name anything
+                logger.info("%s: feedback about a made item that the library lacks", asset_id)
+        self._library.prove(proved)
+
     async def media(self, asset_id: str) -> MediaFile | None:
         """The file of an asset that may be shown."""
         return await self._reader.run(self._media, asset_id)
@@ -383,6 +439,10 @@ class HandleContent:
         yield Progress(0.8, "checking")
         yield await self._call("fidelity", "admit", *made)
 
+    async def judge(self, retired: Mapping[str, str], proved: Sequence[str]) -> None:
+        """Retire assets, with the reason of each, and end the trial of others."""
+        await self._call("fidelity", "judge", dict(retired), list(proved))
+
     async def media(self, asset_id: str) -> MediaFile | None:
         """The file of an asset that may be shown."""
         file: MediaFile | None = await self._call("fidelity", "media", asset_id)
@@ -444,7 +504,7 @@ def bind_content(settings: Settings, bundle: str, deployment: Callable[..., Any]
     limits, content = settings.serve, settings.content
     folder = str(run_directory(settings) / CONTENT_FOLDER)
     replicas: dict[str, tuple[Any, tuple[Any, ...]]] = {
-        "instructor": (InstructorReplica, (bundle, content, str(Path(folder) / "embeddings"))),
+        "instructor": (InstructorReplica, (bundle, content, folder)),
         "creator": (CreatorReplica, (content,)),
         "editor": (EditorReplica, (bundle, content)),
         "fidelity": (FidelityReplica, (folder, bundle, content)),

@@ -15,7 +15,7 @@ from uuid import uuid4
 from genrec.config import ServeSettings
 from genrec.finding import NO_FILTER, Filter
 from genrec.recommendation import Recommendation, Source
-from genrec.recommender import RecommendRequest
+from genrec.recommender import RecommendRequest, Trial
 from serve.backend import Backend, granted
 from serve.content import ContentBackend, Decided, InstructionCall, Made, Making, Progress
 from serve.errors import ApiError
@@ -25,9 +25,8 @@ from serve.models_content import DecisionReply, InstructionBody, InstructionRepl
 from serve.pictures import read_picture
 from serve.recommender import Answer
 from serve.shown import DETERMINISTIC, ShownItem, ShownList
-from serve.store import Turn
+from serve.store import MAKING, Turn
 
-MAKING = ("create", "edit")
 UNMAKEABLE = ("cannot_create", "cannot_edit")
 SOURCES: Mapping[str, Source] = {"create": "created", "edit": "edited"}
 
@@ -69,7 +68,7 @@ class Instructions:
         Raises:
             ApiError: what went wrong, for the client.
         """
-        instruction_id, session_id = uuid4().hex, body.session_id or uuid4().hex
+        instruction_id, session_id, list_id = uuid4().hex, body.session_id or uuid4().hex, uuid4().hex
         call = await self._call(body, session_id, instruction_id)
         yield _progress(0.0, "reading")
         with self.metrics.stage("decide"):
@@ -85,7 +84,8 @@ class Instructions:
         if decided.decision.action != "clarify":
             yield _progress(0.1, "retrieving")
             with self.metrics.stage("retrieve"):
-                answer = await self._retrieved(call, decided, body.k)
+                own = await self.journal.made(call.user_id, body.session_id)
+                answer = await self._retrieved(call, decided, body.k, Trial(list_id, own))
         if decided.decision.action in MAKING:
             following = answer.items[0] if answer is not None and answer.items else None
             making = Making(
@@ -120,7 +120,7 @@ class Instructions:
             request_id=request_id,
             decision=decision,
             items=items,
-            list_id=uuid4().hex if items else None,
+            list_id=list_id if items else None,
             media=media,
             refused=refused,
             note=note,
@@ -150,13 +150,13 @@ class Instructions:
             seed=int(instruction_id[:8], 16),
         )
 
-    async def _retrieved(self, call: InstructionCall, decided: Decided, k: int) -> Answer | None:
+    async def _retrieved(self, call: InstructionCall, decided: Decided, k: int, trial: Trial) -> Answer | None:
         """What the catalog has: what satisfies by both opinions, then what the user would like anyway."""
-        whose = self._whose(call)
+        whose = self._whose(call, trial)
         if whose is None:  # nobody is known: whoever asks for the best match may like what follows on it
             if not decided.matches:
                 return None
-            whose = RecommendRequest(None, decided.matches[:1], 1)
+            whose = RecommendRequest(None, decided.matches[:1], 1, trial=trial)
         fitting: list[Recommendation] = []
         answer: Answer | None = None
         matches = decided.matches if decided.decision.action == "retrieve" else ()
@@ -184,10 +184,10 @@ class Instructions:
         answer: Answer = granted(await self.backend.recommend(request))
         return answer
 
-    def _whose(self, call: InstructionCall) -> RecommendRequest | None:
+    def _whose(self, call: InstructionCall, trial: Trial) -> RecommendRequest | None:
         if call.user_id is None and call.history is None:
             return None
-        return RecommendRequest(call.user_id, call.history, 1, recent=call.recent)
+        return RecommendRequest(call.user_id, call.history, 1, recent=call.recent, trial=trial)
 
     def _judged(self, made: Made) -> dict[str, Any]:
         for verdict in made.report.verdicts:
@@ -197,11 +197,12 @@ class Instructions:
     async def _log(self, call: InstructionCall, body: InstructionBody, reply: InstructionReply) -> None:
         now = time.time()
         if reply.list_id is not None:
+            made = {entry.asset_id for entry in reply.media}  # no policy chose these: they were asked for
             places = (
                 ShownItem(
                     item_id=entry.item_id,
                     position=position,
-                    propensity=DETERMINISTIC if entry.source in {"generated-id", "retrieved"} else None,
+                    propensity=None if entry.item_id in made else entry.evidence.get("propensity", DETERMINISTIC),
                     score=entry.score,
                     source=entry.source,
                 )

@@ -65,6 +65,15 @@ class Journal:
             logger.error("%s: a list is made without the user's feedback: %r", self.store.name, error)
             return ()
 
+    async def made(self, user_id: str | None, session_id: str | None) -> tuple[str, ...]:
+        """What a user or session had made and did not reject, newest first; nothing from a store that fails."""
+        try:
+            async with asyncio.timeout(STORE_TIMEOUT_S):
+                return await asyncio.to_thread(self.store.made, user_id, session_id)
+        except (SQLAlchemyError, TimeoutError) as error:
+            logger.error("%s: a list is made without what the user had made: %r", self.store.name, error)
+            return ()
+
     async def session(self, session_id: str, list_id: str | None) -> Session:
         """What is known of a session; nothing, with a log line, from a store that fails."""
         try:

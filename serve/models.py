@@ -39,6 +39,8 @@ Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 CatalogName = Annotated[str, Field(pattern=CATALOG, description="a catalog of serve.catalogs; none: the run's own")]
 Words = Annotated[str, Field(max_length=MAX_QUERY)]
+SESSION = r"^[A-Za-z0-9_-]{8,64}$"
+SessionId = Annotated[str, Field(pattern=SESSION)]
 
 
 class Filters(BaseModel):
@@ -65,6 +67,7 @@ class RecommendBody(BaseModel):
     filters: Filters | None = None
     diversity: Share = 0.0
     catalog: CatalogName | None = None
+    session_id: SessionId | None = Field(None, description="of instructions: what was made there is tried in the list")
 
     def to_request(self) -> RecommendRequest:
         """The same request as the recommender takes it."""

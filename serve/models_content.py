@@ -10,10 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from genrec.config import ServeSettings
 from genrec.content.contracts import Action
 from genrec.recommendation import Recommendation
-from serve.models import DEFAULT_K, MAX_ID_LENGTH, ItemId, StoredId, WholeNumber
-
-SESSION = r"^[A-Za-z0-9_-]{8,64}$"
-SessionId = Annotated[str, Field(pattern=SESSION)]
+from serve.models import DEFAULT_K, MAX_ID_LENGTH, ItemId, SessionId, StoredId, WholeNumber
 
 
 class InstructionBody(BaseModel):

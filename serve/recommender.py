@@ -3,32 +3,44 @@
 A replica counts as started only when ``__init__`` has returned, so Serve routes nothing to a cold model. Every request
 says which bundle is to answer (its directory): a newer version, a canary or another catalog is loaded beside the
 others when it is first asked for, at most ``serve.bundles_in_memory`` at a time, the longest unused leaves first.
+Made items enter here: a replica looks each second whether the library has changed, builds a second state of each model
+beside the one that answers (``Recommender.with_assets``), and swaps the reference.
 What a request got wrong comes back as a value (:class:`Refusal`): an exception would be logged with its
 stack by the replica, and would fail the batch that the request shares.
 """
 
 import asyncio
+import itertools
+import logging
 import math
+import threading
 import time
+import weakref
 from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from ray import serve
+from sqlalchemy.exc import SQLAlchemyError
 
-from genrec.config import ServeSettings
+from genrec.config import ContentSettings, ServeSettings
+from genrec.content.library import Library
 from genrec.errors import ArtifactError, GenrecError
 from genrec.recommendation import Recommendation
 from genrec.recommender import Recommender, RecommendRequest, RequestError, UnknownItemError, UnknownUserError
 from serve.logs import join_serve_log
 from serve.metrics import RecommenderMetrics
-from serve.rollout import Rollouts
+from serve.rollout import DEFAULT_CATALOG, Rollouts
+
+logger = logging.getLogger(__name__)
 
 LATEST_TITLES = 3
+LIBRARY_EVERY_S = 1.0
+_SERIAL = itertools.count()
 
 
 @dataclass(frozen=True)
@@ -74,11 +86,18 @@ class RecommenderLogic:
     Args:
         recommender: the loaded model.
         limits: settings.serve.
+        content: settings.content; how made items are tried out.
     """
 
-    def __init__(self, recommender: Recommender, limits: ServeSettings) -> None:
+    def __init__(self, recommender: Recommender, limits: ServeSettings, content: ContentSettings | None = None) -> None:
         self.recommender = recommender
         self.limits = limits
+        self.content = ContentSettings() if content is None else content
+        self.serial = next(_SERIAL)
+
+    def with_assets(self, library: Library) -> "RecommenderLogic":
+        """The same with what the library holds now; this one stays as it is."""
+        return RecommenderLogic(self.recommender.with_assets(library), self.limits, self.content)
 
     def check(self, request: RecommendRequest) -> Refusal | None:
         """What is wrong with ``request``; a batch must not fail for one of its members."""
@@ -92,6 +111,16 @@ class RecommenderLogic:
         """Answer requests that passed :meth:`check`."""
         version, sid_version = self.recommender.version, self.recommender.sid_version
         return [Answer(items, version, sid_version) for items in self.recommender.recommend_batch(requests)]
+
+    @property
+    def has_assets(self) -> bool:
+        """True if made items are among those that can be listed."""
+        return self.recommender.inserted is not None and bool(self.recommender.inserted.assets)
+
+    def tried(self, request: RecommendRequest, answer: Answer) -> Answer:
+        """The answer, perhaps with a made item on trial in it; each made item tells where its file is."""
+        items = self.recommender.tried(request, answer.items, self.content.library)
+        return replace(answer, items=[_with_file(entry) for entry in items])
 
     def explain(self, request: RecommendRequest, item_id: str) -> dict[str, Any] | Refusal:
         """The explanation as :class:`serve.models.Explanation` has it."""
@@ -122,15 +151,18 @@ class RecommenderLogic:
 
     def find_items(self, query: str, limit: int) -> list[dict[str, Any]]:
         """Items as :class:`serve.models.FoundItem` has them."""
-        catalog = self.recommender.bundle.catalog
-        return [
-            {
-                "item_id": catalog.item_ids[index],
-                "title": catalog.titles[index],
-                "categories": list(catalog.categories[index]),
-            }
-            for index in self.recommender.finder.items(query, limit)
-        ]
+        catalog, inserted = self.recommender.bundle.catalog, self.recommender.inserted
+        assets = () if inserted is None else inserted.assets
+        hidden = sum(inserted.on_trial(asset) for asset in assets) if inserted is not None else 0
+        found = []
+        for index in self.recommender.finder.items(query, limit + hidden):
+            asset = None if inserted is None else inserted.asset(index)
+            if inserted is None or asset is None or not inserted.on_trial(asset):
+                categories = list(catalog.categories[index])
+                found.append(
+                    {"item_id": catalog.item_ids[index], "title": catalog.titles[index], "categories": categories}
+                )
+        return found[:limit]
 
     def find_users(self, query: str, limit: int) -> list[dict[str, Any]]:
         """Users as :class:`serve.models.KnownUser` has them."""
@@ -182,6 +214,26 @@ class RecommenderLogic:
                 )
 
 
+def _with_file(entry: Recommendation) -> Recommendation:
+    if entry.source not in {"created", "edited"}:
+        return entry
+    return entry.model_copy(update={"evidence": {**entry.evidence, "url": f"/v1/media/{entry.item_id}"}})
+
+
+class Loaded:
+    """A bundle that a replica holds; its logic is replaced when the library of made items has changed.
+
+    Attributes:
+        bundle: its directory.
+        logic: that answers now.
+        revision: of the library, as it was when the logic was made.
+    """
+
+    def __init__(self, bundle: str, logic: RecommenderLogic) -> None:
+        self.bundle, self.logic = bundle, logic
+        self.revision: tuple[int, ...] = (0, 0, 0)
+
+
 class RecommenderReplica:
     """One replica. Decoding runs in one worker thread, so that the next batch fills meanwhile.
 
@@ -189,38 +241,82 @@ class RecommenderReplica:
         bundle: directory of the bundle to begin with.
         limits: settings.serve.
         rollouts: file that says which bundle serves by now, if that is another.
+        content: settings.content.
+        library: directory of the made items; None: there are none.
     """
 
-    def __init__(self, bundle: str, limits: ServeSettings, rollouts: str) -> None:
+    def __init__(
+        self,
+        bundle: str,
+        limits: ServeSettings,
+        rollouts: str,
+        content: ContentSettings | None = None,
+        library: str | None = None,
+    ) -> None:
         join_serve_log()
         threads = max(1, int(limits.cpus_per_replica))  # more threads than the replica's share slow everyone down
         torch.set_num_threads(threads)
         self._worker = ThreadPoolExecutor(1, "decode", initializer=torch.set_num_threads, initargs=(threads,))
         self._limits = limits
         self._metrics = RecommenderMetrics()
-        self._cache: OrderedDict[tuple[str, RecommendRequest], Answer] = OrderedDict()
-        self._bundle = Rollouts(Path(rollouts)).stable(bundle)
-        self._logic = self._worker.submit(self._loaded, self._bundle).result()
+        self._cache: OrderedDict[tuple[int, RecommendRequest], Answer] = OrderedDict()
+        self._rollouts = Rollouts(Path(rollouts))
+        self._content = content
+        self._library = None if library is None else Library(Path(library))
+        self._held: weakref.WeakSet[Loaded] = weakref.WeakSet()
+        self._inserting = threading.Lock()
+        self._bundle = self._rollouts.stable(bundle)
+        self._first = self._worker.submit(self._loaded, self._bundle).result()
+        if self._library is not None:
+            threading.Thread(target=self._follow_library, name="library", daemon=True).start()
         batching: Any = self._answer_batch
         batching.set_max_batch_size(limits.batch_size)
         batching.set_batch_wait_timeout_s(limits.batch_wait_s)
 
-    def _loaded(self, bundle: str) -> RecommenderLogic:
-        logic = RecommenderLogic(Recommender.load(bundle), self._limits)
+    def _loaded(self, bundle: str) -> Loaded:
+        logic = RecommenderLogic(Recommender.load(bundle), self._limits, self._content)
         logic.warm_up()
-        return logic
+        loaded = Loaded(bundle, logic)
+        with self._inserting:
+            self._held.add(loaded)
+            self._insert_assets(loaded)
+        return loaded
 
-    async def _load_bundle(self, bundle: str) -> RecommenderLogic:
+    def _follow_library(self) -> None:
+        torch.set_num_threads(1)
+        while True:
+            time.sleep(LIBRARY_EVERY_S)
+            with self._inserting:
+                for loaded in list(self._held):
+                    self._insert_assets(loaded)
+
+    def _insert_assets(self, loaded: Loaded) -> None:
+        """Bring a bundle of the run's own catalog up to date with the library; what answers goes on meanwhile."""
+        if self._library is None:
+            return
+        try:
+            revision = self._library.revision()
+            if revision == loaded.revision:
+                return
+            loaded.revision = revision  # what cannot be taken in is tried again when the library changes
+            others = (one for name, one in self._rollouts.read().items() if name != DEFAULT_CATALOG)
+            if not any(loaded.bundle in {one.stable, one.canary, one.previous, one.wanted} for one in others):
+                loaded.logic = loaded.logic.with_assets(self._library)
+        # A list without the newest made item is better than none.
+        except (GenrecError, OSError, SQLAlchemyError):
+            logger.exception("%s: made items are not taken in", loaded.bundle)
+
+    async def _load_bundle(self, bundle: str) -> Loaded:
         if bundle == self._bundle:
-            return self._logic
+            return self._first
         # In a thread of its own: the models that serve go on answering while this one is read and warmed up.
         with ThreadPoolExecutor(1, "load", initializer=torch.set_num_threads, initargs=(1,)) as loader:
             return await asyncio.get_running_loop().run_in_executor(loader, self._loaded, bundle)
 
     async def _model(self, bundle: str | None) -> RecommenderLogic:
         if bundle is None or bundle == self._bundle:
-            return self._logic
-        return await self._load_bundle(bundle)
+            return self._first.logic
+        return (await self._load_bundle(bundle)).logic
 
     async def prepare(self, bundle: str) -> tuple[str, str] | str:
         """Load, verify and warm a bundle up beside the others: its versions, or why it cannot serve."""
@@ -236,7 +332,15 @@ class RecommenderReplica:
         refusal = logic.check(request)
         if refusal is not None:
             return refusal
-        key = (str(logic.recommender.bundle.path), request)
+        answer = await self._ranked(logic, request)
+        if request.trial is None or not logic.has_assets:
+            return answer
+        return await asyncio.get_running_loop().run_in_executor(self._worker, logic.tried, request, answer)
+
+    async def _ranked(self, logic: RecommenderLogic, request: RecommendRequest) -> Answer:
+        """The ranking of a request, kept for equal ones: what is tried out in a list changes from list to list."""
+        trial = None if request.trial is None else replace(request.trial, draw="")
+        key = (logic.serial, replace(request, trial=trial))
         known = self._cache.get(key)
         self._metrics.cached(known is not None)
         if known is not None:

@@ -30,7 +30,9 @@ from sqlalchemy import (
     event,
     func,
     make_url,
+    or_,
     select,
+    text,
 )
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection
@@ -38,6 +40,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.schema import CreateIndex, CreateTable
 
 from genrec.config import Settings
+from genrec.content.library.exploration import Reactions
 from genrec.errors import GenrecError
 from serve.process import run_directory
 from serve.shown import ShownItem, ShownList
@@ -47,6 +50,13 @@ TAKEN: tuple[Kind, ...] = ("like", "consume")
 """Kinds that make an item part of the user's history."""
 
 REJECTING: tuple[Kind, ...] = ("skip", "dislike")
+LIKING: tuple[Kind, ...] = ("like", "click", "consume")
+REPORTING: Kind = "report"
+MADE_OF_USER = 20
+"""The newest turns of a user or session that are looked through for what was made."""
+MAKING = ("create", "edit")
+"""Decisions of the instructor by which something is made."""
+
 SESSION_TURNS, SESSION_EVENTS = 20, 50
 """The newest turns of a session, and events on its list, that the instructor is told of."""
 
@@ -58,6 +68,8 @@ SQLITE_FILE = Path("feedback") / "feedback.sqlite3"
 
 _SEQUENCE = BigInteger().with_variant(Integer, "sqlite")  # SQLite counts up only where the key is INTEGER
 _TABLES = MetaData()
+_OF_MADE, _SHOWN_MADE = text("substr(item_id, 1, 6) = 'asset:'"), text("source IN ('created', 'edited')")
+"""Rows about made items: few among many, so they have indices of their own, used where these very words stand."""
 _EVENTS = Table(
     "feedback_events",
     _TABLES,
@@ -71,6 +83,8 @@ _EVENTS = Table(
     Column("time", Double, nullable=False),
     Column("received", Double, nullable=False),
     Index("feedback_events_of_user", "user_id", "kind", "item_id", "time"),
+    Index("feedback_events_of_list", "list_id"),
+    Index("feedback_events_of_made", "item_id", sqlite_where=_OF_MADE, postgresql_where=_OF_MADE),
 )
 _LISTS = Table(
     "shown_lists",
@@ -94,6 +108,7 @@ _ITEMS = Table(
     Column("propensity", Double),
     Column("score", Double, nullable=False),
     Column("source", String, nullable=False),
+    Index("shown_items_made", "item_id", "list_id", sqlite_where=_SHOWN_MADE, postgresql_where=_SHOWN_MADE),
 )
 
 
@@ -110,6 +125,7 @@ _TURNS = Table(
     Column("made", JSON, nullable=False, comment="ids of the assets that came of it"),
     Column("time", Double, nullable=False),
     Index("session_turns_of_session", "session_id", "sequence"),
+    Index("session_turns_of_user", "user_id", "sequence"),
 )
 
 
@@ -288,6 +304,61 @@ class FeedbackStore:
             kinds = connection.scalars(latest).all()
         rejected = next((place for place, kind in enumerate(kinds) if kind not in REJECTING), len(kinds))
         return Session(turns, shown, rejected)
+
+    def made(self, user_id: str | None, session_id: str | None) -> tuple[str, ...]:
+        """Ids of what a user or a session had made of late and did not reject, newest first.
+
+        A session without a user cannot be told apart in the feedback, so that anybody's rejection counts there.
+        """
+        whose = [
+            column == value
+            for column, value in ((_TURNS.c.user_id, user_id), (_TURNS.c.session_id, session_id))
+            if value is not None
+        ]
+        if not whose:
+            return ()
+        making = select(_TURNS.c.made).where(or_(*whose), _TURNS.c.action.in_(MAKING))
+        newest = making.order_by(_TURNS.c.sequence.desc()).limit(MADE_OF_USER)
+        with self._engine.connect() as connection:
+            made = list(dict.fromkeys(name for names in connection.scalars(newest) for name in names))
+            if not made:
+                return ()
+            rejected = select(_EVENTS.c.item_id).where(
+                _OF_MADE, _EVENTS.c.item_id.in_(made), _EVENTS.c.kind.in_((*REJECTING, REPORTING))
+            )
+            if user_id is not None:
+                rejected = rejected.where(_EVENTS.c.user_id == user_id)
+            away = set(connection.scalars(rejected))
+        return tuple(name for name in made if name not in away)
+
+    def reactions(self) -> dict[str, Reactions]:
+        """What people did with each made item that a list showed on which somebody did something."""
+        answered = select(_EVENTS.c.event_id).where(_EVENTS.c.list_id == _ITEMS.c.list_id).exists()
+        shown = (
+            select(_ITEMS.c.item_id, func.count(_ITEMS.c.list_id.distinct()))
+            .where(_SHOWN_MADE, answered)
+            .group_by(_ITEMS.c.item_id)
+        )
+        on_list = func.coalesce(_EVENTS.c.list_id, _EVENTS.c.event_id)
+        liked = (
+            select(_EVENTS.c.item_id, func.count(on_list.distinct()))
+            .where(_OF_MADE, _EVENTS.c.kind.in_(LIKING))
+            .group_by(_EVENTS.c.item_id)
+        )
+        reported = (
+            select(_EVENTS.c.item_id, func.count(_EVENTS.c.user_id.distinct()))
+            .where(_OF_MADE, _EVENTS.c.kind == REPORTING)
+            .group_by(_EVENTS.c.item_id)
+        )
+        with self._engine.connect() as connection:
+            counts = [{row[0]: row[1] for row in connection.execute(one)} for one in (shown, liked, reported)]
+        names = {name for one in counts for name in one}
+        return {name: Reactions(*(one.get(name, 0) for one in counts)) for name in names}
+
+    def newest(self) -> int:
+        """Another number after every event that is stored."""
+        with self._engine.connect() as connection:
+            return int(connection.scalar(select(func.max(_EVENTS.c.sequence))) or 0)
 
     def events(self) -> list[Event]:
         """Every event, in order of arrival."""

@@ -10,7 +10,7 @@ import hashlib
 import io
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -117,6 +117,10 @@ class DrawingContent:
             }
         title = call.text.capitalize() or "A picture"
         yield Made(report, asset if passed else None, title, action, "image/png", 64, 64, {"prompt": call.text})
+
+    async def judge(self, retired: Mapping[str, str], proved: Sequence[str]) -> None:
+        for asset_id in retired:
+            self.files.pop(asset_id, None)
 
     async def media(self, asset_id: str) -> MediaFile | None:
         data = self.files.get(asset_id)

@@ -5,6 +5,8 @@ learn; ``pipeline_bundle`` runs every stage over them; ``assembled_bundle`` puts
 host with seeded weights in about a second (what is served must equal what is generated, trained or not).
 """
 
+import signal
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +28,15 @@ from genrec.tokenizer.sid_table import SidTable
 
 USERS, ITEMS, GENRES = 240, 60, 4
 MODEL = {"d_model": 32, "d_ff": 64, "heads": 2, "d_head": 16, "encoder_layers": 1, "decoder_layers": 1}
+
+
+def end_service(process: subprocess.Popen[bytes]) -> None:
+    """Ask ``python -m serve`` to end and wait until it has; killed where it does not."""
+    process.send_signal(signal.SIGTERM)
+    try:
+        process.wait(60)
+    except subprocess.TimeoutExpired:
+        process.kill()
 
 
 def raw_data(folder: Path, seed: int = 0) -> Path:

@@ -139,6 +139,7 @@ class LibrarySettings(Section):
         0.02, ge=0, le=1, description="retired when even the upper bound of its like rate lies below"
     )
     retire_confidence: float = Field(0.95, gt=0.5, lt=1, description="of that bound, one-sided")
+    retire_reports: PositiveInt = Field(1, description="people whose reports retire a made item at once")
     neighbours: PositiveInt = Field(5, description="catalog items by which a made item is placed among them")
 
 

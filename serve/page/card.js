@@ -46,6 +46,7 @@ const number = (value) => value.toFixed(2).replace("-", "\u2212");
 function reason(item) {
   const reason = item.evidence?.reason;
   if (item.evidence?.fits_instruction) return `Fits your wish.${reason ? ` ${reason}` : ""}`;
+  if (item.evidence?.on_trial) return `New, made by a machine.${reason ? ` ${reason}` : ""}`;
   return reason ?? SOURCES[item.source] ?? "What the model expects next";
 }
 

@@ -1,7 +1,7 @@
 // The list: asked for whenever the person or their feedback changes; what is liked or skipped leaves it at once.
 
 import { post } from "./api.js";
-import { card, isMade } from "./card.js";
+import { card } from "./card.js";
 import { calm, find, h, notice, tell } from "./dom.js";
 import { sendFeedback } from "./feedback.js";
 import { poster } from "./poster.js";
@@ -64,6 +64,7 @@ export async function refresh() {
 
 function asked() {
   const body = { ...state.subject, k: LENGTH, exclude: [...state.skipped.keys()] };
+  if (state.session) body.session_id = state.session;
   const variety = Number(find("variety").value);
   const title = find("title-words").value.trim();
   if (variety > 0) body.diversity = variety;
@@ -71,11 +72,15 @@ function asked() {
   return body;
 }
 
-/** Show what a wish found in place of the usual list. */
-export function showFound(reply, wish) {
+/**
+ * Show the list that came with a wish in place of the usual one.
+ * @param wish its words; null: it is the usual list, beside something that was made
+ * @param searched false: nothing was searched, these items are the nearest that there are
+ */
+export function showFound(reply, wish, searched) {
   running?.abort();
   find("shelf").setAttribute("aria-busy", "false");
-  showList(reply, wish);
+  showList(reply, wish, searched);
 }
 
 /** Put what was made on a shelf of its own, newest first. */
@@ -93,18 +98,21 @@ const cardOf = (itemId) => document.querySelector(`[data-item="${CSS.escape(item
 /** Items on the list before the user, best first, and the list's id. */
 export const shown = () => ({ list_id: now?.list_id, items: now?.items ?? [] });
 
-function showList(reply, wish) {
+const onMadeShelf = (itemId) => Boolean(find("made-cards").querySelector(`[data-item="${CSS.escape(itemId)}"]`));
+
+function showList(reply, wish, searched = true) {
   const before = places();
   const refocus = focusKept();
   now = reply;
-  const items = reply.items.filter((item) => !isMade(item)); // what was made has a shelf of its own
+  const items = reply.items.filter((item) => !onMadeShelf(item.item_id)); // what was made for this visit is there
   // What fits a wish is ranked among its like: its probability is not to be compared with that of the rest.
   const fits = (item) => Boolean(item.evidence?.fits_instruction);
   const best = (item) => Math.max(...items.filter((other) => fits(other) === fits(item)).map((other) => other.score));
   const act = (kind) => (item) => react(item, kind, { list: reply, wish });
   find("shelf-empty").replaceChildren(...(items.length ? [] : [nothingLeft(wish)]));
   find("cards").replaceChildren(...items.map((item, i) => card(item, i + 1, best(item), { like: act("like"), skip: act("skip") })));
-  find("shelf-heading").textContent = wish ? "Found for your wish" : "Recommendations";
+  const heading = searched ? "Found for your wish" : "The nearest in the catalog";
+  find("shelf-heading").textContent = wish ? heading : "Recommendations";
   find("shelf-note").textContent = wish ? `“${wish}”` : subjectName();
   find("shelf-back").hidden = !wish;
   find("narrow").hidden = Boolean(wish);

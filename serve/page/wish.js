@@ -1,7 +1,6 @@
 // A wish: words and perhaps a picture go to the instructor, whose decision, progress and result are shown as they come.
 
 import { events, Failure } from "./api.js";
-import { isMade } from "./card.js";
 import { find, h, icon, notice, percent, tell } from "./dom.js";
 import { showFound, showMade, shown, titleOf } from "./shelf.js";
 import { LENGTH, state } from "./state.js";
@@ -120,10 +119,12 @@ function settle(reply, text, view) {
   if (reply.decision) view.decided(reply.decision);
   const { action } = reply.decision ?? view.decision;
   const items = reply.items ?? [];
-  const made = items.filter(isMade);
+  const now = new Set((reply.media ?? []).map((one) => one.asset_id)); // others on the list were made before
+  const made = items.filter((item) => now.has(item.item_id));
   const found = items.length - made.length;
   made.forEach((item) => showMade(item, reply));
-  if (action === "retrieve" || found > 0) showFound(reply, text || "your picture");
+  const searched = action === "retrieve";
+  if (searched || found > 0) showFound(reply, searched || state.empty ? text || "your picture" : null, searched);
   if (action === "clarify") view.end("Waiting for your answer.");
   else if (made.length) view.end(`Made and checked: ${made.map((item) => `“${item.title}”`).join(", ")}.`);
   else if (action === "retrieve") view.end(foundWords(items));

@@ -6,22 +6,24 @@ The shipped weights and every check are real; pictures are made in few steps, fo
 import io
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 from PIL import Image
 
 from genrec.config import Settings
 from serve.content_parts import content_wanted
 from serve.process import running
-from tests.serving import assembled_bundle
+from serve.store import SQLITE_FILE, FeedbackStore, sqlite_url
+from tests.serving import assembled_bundle, end_service
 
 pytestmark = [
     pytest.mark.e2e,
@@ -30,8 +32,17 @@ pytestmark = [
 KEY = "composed-key-0123456789"
 
 
+@dataclass
+class Composed:
+    """The running service."""
+
+    process: subprocess.Popen[bytes]
+    run: Path
+    client: httpx.Client
+
+
 @pytest.fixture(scope="module")
-def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+def composed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Composed]:
     folder = tmp_path_factory.mktemp("composed")
     settings = {
         "run.directory": folder / "runs",
@@ -43,6 +54,9 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
         "ray.dashboard": "false",
         "content.pictures.steps": 3,
         "content.pictures.candidates": 1,
+        "content.library.explore_share": 0.5,
+        "content.library.retire_impressions": 8,
+        "content.library.retire_floor": 0.6,
     }
     overrides = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
     log = folder / "log"
@@ -59,13 +73,14 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
             assert process.poll() is None, log.read_text()
             time.sleep(0.1)
         with httpx.Client(base_url=state.url, timeout=180, headers={"Authorization": f"Bearer {KEY}"}) as client:
-            yield client
+            yield Composed(process, folder / "runs" / "composed", client)
     finally:
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(60)
-        except subprocess.TimeoutExpired:
-            process.kill()
+        end_service(process)
+
+
+@pytest.fixture
+def client(composed: Composed) -> httpx.Client:
+    return composed.client
 
 
 def told(client: httpx.Client, **body: Any) -> dict[str, Any]:
@@ -135,3 +150,80 @@ def test_what_must_not_be_made_is_not(client: httpx.Client) -> None:
 def test_an_unknown_asset_is_nowhere(client: httpx.Client) -> None:
     for asset in ("asset:00000000000000000000", "..%2f..%2fetc%2fpasswd"):
         assert client.get(f"/v1/media/{asset}").status_code in {404, 422}
+
+
+def listed(client: httpx.Client, **body: Any) -> dict[str, Any]:
+    for _ in range(2):  # a replica that was killed is away for a moment
+        reply = client.post("/v1/recommendations", json={"k": 10, **body})
+        if reply.status_code != 503:
+            break
+        time.sleep(float(reply.headers["retry-after"]))
+    assert reply.status_code == 200, reply.text
+    answer: dict[str, Any] = reply.json()
+    return answer
+
+
+def places(reply: dict[str, Any], asset_id: str) -> list[int]:
+    return [place for place, entry in enumerate(reply["items"]) if entry["item_id"] == asset_id]
+
+
+def until(found: Callable[[], Any], patience_s: float = 60) -> Any:
+    deadline = time.monotonic() + patience_s
+    while not (got := found()):
+        assert time.monotonic() < deadline, "it did not come about"
+        time.sleep(0.2)
+    return got
+
+
+def test_what_was_made_is_recommended_tried_with_others_survives_and_is_retired_for_ever(composed: Composed) -> None:
+    client = composed.client
+    reply = told(client, text="draw me a green pear in 3D style", user_id="u2", k=4)
+    (media,) = reply["media"]
+    asset, session = media["asset_id"], reply["session_id"]
+
+    mine = until(lambda: (shown := listed(client, user_id="u2")) and places(shown, asset) and shown)
+    assert places(mine, asset) == [4]
+    entry = mine["items"][4]
+    assert (entry["source"], entry["evidence"]["on_trial"], entry["evidence"]["url"]) == ("created", True, media["url"])
+    assert entry["fidelity"]["verdicts"]
+    assert entry["score"] < 0
+    guest = listed(client, history=["item é'3"], session_id=session)
+    assert places(guest, asset) == [4]
+    semantic_id = client.get(f"/v1/items/{asset}").json()["semantic_id"]
+
+    lists = [listed(client, user_id=f"u{user}") for user in range(20, 60)]
+    tried = [shown for shown in lists if places(shown, asset)]
+    assert 5 <= len(tried) < 40
+    assert all(places(shown, asset) == [4] for shown in tried)
+    store = FeedbackStore(sqlite_url(composed.run / SQLITE_FILE))
+    logged = {shown.list_id: shown for shown in store.lists()}
+    for shown in tried:
+        odds = [item.propensity for item in logged[shown["list_id"]].items]
+        assert odds[:4] == [1.0] * 4
+        assert 0 < odds[4] <= 0.5  # the half of the lists, and further made items, if there are any
+
+    (replica,) = (
+        child
+        for child in psutil.Process(composed.process.pid).children(recursive=True)
+        if "ServeReplica:genrec:recommender" in " ".join(child.cmdline())
+    )
+    replica.kill()
+    replica.wait(30)
+    again = until(lambda: (shown := listed(client, user_id="u2")) and places(shown, asset) and shown)
+    assert client.get(f"/v1/items/{asset}").json()["semantic_id"] == semantic_id
+    assert again["items"][4]["fidelity"] == entry["fidelity"]
+
+    number = 0
+    while number < 8:
+        shown = listed(client, user_id=f"u{60 + number}")
+        if not places(shown, asset):
+            continue
+        event = {"event_id": f"p{number}", "user_id": f"u{60 + number}", "item_id": asset, "kind": "skip"}
+        assert client.post("/v1/feedback", json={"events": [{**event, "list_id": shown["list_id"]}]}).status_code == 200
+        number += 1
+    until(lambda: client.get(media["url"]).status_code == 404)
+    until(lambda: client.get(f"/v1/items/{asset}").status_code == 404)
+    for user in range(2, 42):
+        assert not places(listed(client, user_id=f"u{user}"), asset)
+    assert not places(told(client, text="show me a green pear", user_id="u2", session_id=session), asset)
+    store.close()

@@ -39,7 +39,7 @@ from serve.__main__ import main as serve_command
 from serve.process import Running, owner, running
 from serve.rollout import ROLLOUT_FILE, Rollouts
 from serve.store import SQLITE_FILE, FeedbackStore, sqlite_url
-from tests.serving import ITEMS, USERS, assembled_bundle, pipeline_bundle
+from tests.serving import ITEMS, USERS, assembled_bundle, end_service, pipeline_bundle
 
 pytestmark = pytest.mark.e2e
 
@@ -127,11 +127,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
             time.sleep(0.05)
         yield Service(process, state, bundle, run, books, before)
     finally:
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(60)
-        except subprocess.TimeoutExpired:
-            process.kill()
+        end_service(process)
 
 
 @pytest.fixture(scope="module")

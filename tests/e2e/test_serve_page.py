@@ -181,6 +181,7 @@ def test_the_story_from_choosing_a_user_to_what_is_made(open_page: Open, url: st
     ask(page, "The same but as <img src=x onerror=alert(1)>")
     page.locator("#made-cards img").wait_for()
     painted(page)
+    page.get_by_role("heading", name="Recommendations").wait_for()  # it was made, not found
     assert page.locator("#made-cards h3").text_content() == "The same but as <img src=x onerror=alert(1)>"
     assert page.locator(".ways [data-chosen]").get_attribute("data-action") == "edit"
     page.get_by_role("button", name="6 of 6 checks passed").click()

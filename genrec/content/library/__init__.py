@@ -1,7 +1,14 @@
 """Made items that passed: kept, placed among the catalog's, tried out, retired."""
 
 from genrec.content.library.asset import PREFIX, Asset, NotPassedError, asset_id_of
-from genrec.content.library.exploration import Explored, explore, to_retire, upper_like_rate
+from genrec.content.library.exploration import (
+    Explored,
+    Reactions,
+    explore,
+    to_prove,
+    to_retire,
+    upper_like_rate,
+)
 from genrec.content.library.insertion import Inserted, insert, placed_assets
 from genrec.content.library.placement import Placement
 from genrec.content.library.store import Library, UnknownAssetError
@@ -14,11 +21,13 @@ __all__ = [
     "Library",
     "NotPassedError",
     "Placement",
+    "Reactions",
     "UnknownAssetError",
     "asset_id_of",
     "explore",
     "insert",
     "placed_assets",
+    "to_prove",
     "to_retire",
     "upper_like_rate",
 ]

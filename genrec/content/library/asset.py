@@ -78,6 +78,11 @@ class Asset:
         """What a recommendation of it says where it comes from."""
         return "edited" if self.action == "edit" else "created"
 
+    @property
+    def personal(self) -> bool:
+        """True if it was made of a picture that its maker sent: nobody else is shown it unasked."""
+        return self.action == "edit" and self.source_item is None
+
 
 def asset_id_of(draft: str) -> str:
     """Id of the asset that the draft with that digest becomes."""

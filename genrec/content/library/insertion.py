@@ -37,6 +37,7 @@ class Inserted:
         table: semantic IDs of N + A items.
         catalog: of N + A items.
         stand_in_A: int64 [A], the catalog item that each asset is taken for by what knows the catalog alone.
+        proved: ids of the assets whose trial is over.
     """
 
     n_catalog: int
@@ -44,6 +45,7 @@ class Inserted:
     table: SidTable
     catalog: Catalog
     stand_in_A: NDArray[np.int64]
+    proved: frozenset[str] = frozenset()
 
     def known(self, items: NDArray[np.integer]) -> NDArray[np.int64]:
         """Items [...] with each asset's stand-in in its place; -1 stays."""
@@ -56,9 +58,17 @@ class Inserted:
         """The asset of an index; None for an item of the catalog."""
         return self.assets[item - self.n_catalog] if item >= self.n_catalog else None
 
+    def on_trial(self, asset: Asset) -> bool:
+        """True while it is tried out under a budget, not ranked with the rest."""
+        return asset.personal or asset.asset_id not in self.proved
+
 
 def insert(
-    catalog: Catalog, table: SidTable, assets: Sequence[Asset], placed: Mapping[str, tuple[Sequence[int], int]]
+    catalog: Catalog,
+    table: SidTable,
+    assets: Sequence[Asset],
+    placed: Mapping[str, tuple[Sequence[int], int]],
+    proved: frozenset[str] = frozenset(),
 ) -> Inserted:
     """Catalog and table with assets behind their items.
 
@@ -67,6 +77,7 @@ def insert(
         table: their IDs.
         assets: in the order that they get.
         placed: semantic ID and stand-in of each, by asset id.
+        proved: ids of the assets whose trial is over.
     """
     codes = np.asarray([placed[asset.asset_id][0] for asset in assets], dtype=np.int32).reshape(-1, table.n_levels)
     return Inserted(
@@ -75,6 +86,7 @@ def insert(
         table=table.extended(codes) if len(assets) else table,
         catalog=_with(catalog, assets),
         stand_in_A=np.asarray([placed[asset.asset_id][1] for asset in assets], dtype=np.int64),
+        proved=proved,
     )
 
 

@@ -60,6 +60,7 @@ _PLACES = sa.Table(
     sa.Column("stand_in", sa.Integer, nullable=False),
     sa.PrimaryKeyConstraint("asset_id", "sid_version"),
 )
+_PROVED = sa.Table("proved", _METADATA, sa.Column("asset_id", sa.String, primary_key=True))
 
 
 class UnknownAssetError(GenrecError):
@@ -234,6 +235,30 @@ class Library:
                 sa.select(_ASSETS.c.asset_id, _ASSETS.c.retired).where(_ASSETS.c.retired.is_not(None))
             ).all()
         return {row.asset_id: row.retired for row in rows}
+
+    def prove(self, asset_ids: Sequence[str]) -> None:
+        """End the trial of assets that people like: they are ranked like any item from now on."""
+        if not asset_ids:
+            return
+        with self._lock, self._engine.begin() as connection:
+            rows = [{"asset_id": asset_id} for asset_id in asset_ids]
+            connection.execute(_PROVED.insert().prefix_with("OR IGNORE"), rows)
+
+    def proved(self) -> frozenset[str]:
+        """Ids of the assets whose trial is over."""
+        with self._engine.connect() as connection:
+            return frozenset(connection.execute(sa.select(_PROVED.c.asset_id)).scalars())
+
+    def revision(self) -> tuple[int, int, int]:
+        """Another one after every admission, retirement and end of a trial; cheap enough to be asked each second."""
+        counts = sa.select(
+            sa.func.count(),
+            sa.func.count(_ASSETS.c.retired),
+            sa.select(sa.func.count()).select_from(_PROVED).scalar_subquery(),
+        ).select_from(_ASSETS)
+        with self._engine.connect() as connection:
+            admitted, retired, proved = connection.execute(counts).one()
+        return admitted, retired, proved
 
     def places(self, sid_version: str) -> dict[str, tuple[tuple[int, ...], int]]:
         """Semantic ID and stand-in of every asset that has them among the IDs of that version, retired ones too."""

@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -28,16 +29,19 @@ from genrec.content.library import (
     Library,
     NotPassedError,
     Placement,
+    Reactions,
     UnknownAssetError,
     asset_id_of,
     explore,
+    to_prove,
     to_retire,
     upper_like_rate,
 )
 from genrec.decoding import score
 from genrec.errors import ArtifactError
+from genrec.finding import NO_FILTER, Filter
 from genrec.models.contracts import Batch
-from genrec.recommender import Recommender, RecommendRequest
+from genrec.recommender import Recommender, RecommendRequest, Trial
 
 DIGEST = "ab" * 32
 
@@ -277,6 +281,65 @@ def test_made_entries_agree_with_the_list(plain, library):
     assert plain.made_entries(request()) == []
 
 
+def test_on_trial_an_asset_is_tried_and_not_ranked_until_it_is_proved(plain, library):
+    asset = admitted(library)
+    state = plain.with_assets(library)
+    policy = LibrarySettings(explore_share=0.5, explore_position=3)
+
+    def listed(trial, where=NO_FILTER, state=state):
+        asked = request(k=60, trial=trial, where=where)
+        return state.tried(asked, state.recommend_batch([asked])[0], policy)
+
+    def place(entries):
+        return next((place for place, entry in enumerate(entries) if entry.item_id == asset.asset_id), None)
+
+    lists = [listed(Trial(str(draw))) for draw in range(20)]
+    assert {place(entries) for entries in lists} == {None, 2}
+    tried = next(entries for entries in lists if place(entries) == 2)
+    assert (tried[2].evidence["on_trial"], tried[2].evidence["propensity"]) == (True, 0.5)
+    assert "propensity" not in tried[1].evidence
+    assert tried[2].score == state.made_entries(request())[0].score
+    own = [listed(Trial(str(draw), own=(asset.asset_id,))) for draw in range(5)]
+    assert {place(entries) for entries in own} == {2}
+    assert all("propensity" not in entry.evidence for entry in own[0])
+    assert place(listed(Trial("x"), Filter(items=(asset.asset_id,)))) == 0  # asked for by name
+    assert plain.tried(request(k=5, trial=Trial("x")), own[0][:5], policy) == own[0][:5]
+    library.prove([asset.asset_id])
+    proved = plain.with_assets(library)
+    asked = request(k=60)
+    assert listed(Trial("x"), state=proved) == proved.recommend_batch([asked])[0]
+
+
+def test_an_edit_of_ones_own_picture_is_shown_to_nobody_else(plain, library):
+    draft = replace(draft_of(drawing(5), title="My dog as a watercolor", prompt="a dog"), action="edit")
+    asset = library.admit(draft, passing_report(library.log, draft))
+    library.prove([asset.asset_id])
+    state = plain.with_assets(library)
+    assert asset.personal
+    policy = LibrarySettings(explore_share=1.0)
+    for who, own in (("u1", (asset.asset_id,)), ("u2", ())):
+        asked = request(who, k=60, trial=Trial("x", own))
+        found = {entry.item_id for entry in state.tried(asked, state.recommend_batch([asked])[0], policy)}
+        assert (asset.asset_id in found) == bool(own)
+        named = replace(asked, where=Filter(items=(asset.asset_id, "item é'1")))
+        found = {entry.item_id for entry in state.recommend_batch([named])[0]}
+        assert (asset.asset_id in found) == bool(own)
+
+
+def test_every_change_of_what_may_be_shown_gives_another_revision(library):
+    seen = [library.revision()]
+    asset = admitted(library)
+    seen.append(library.revision())
+    library.prove([asset.asset_id])
+    library.prove([asset.asset_id])
+    seen.append(library.revision())
+    assert library.proved() == {asset.asset_id}
+    library.retire(asset.asset_id, "disliked")
+    seen.append(library.revision())
+    assert len(set(seen)) == 4
+    assert Library(library.directory).revision() == seen[-1]
+
+
 def test_an_asset_borrows_the_vectors_of_its_nearest_items(plain):
     bundle = plain.bundle
     fallback = plain.placement
@@ -305,8 +368,11 @@ def entries(names):
 
 def test_exploration_keeps_its_budget_and_logs_true_propensities():
     policy = LibrarySettings(explore_share=0.2, explore_position=3)
-    made = entries(["asset:1", "asset:2"])
-    shown = [explore(entries(LISTED), made, f"request {i}", policy) for i in range(4000)]
+
+    def explored(candidates, draw, own=None):
+        return explore(entries(LISTED), candidates, draw, policy, lambda name: entries([name])[0], own)
+
+    shown = [explored(["asset:1", "asset:2"], f"list {i}") for i in range(4000)]
     tried = [one for one in shown if one.tried]
     assert 0.17 < len(tried) / len(shown) < 0.23
     for one in shown:
@@ -317,15 +383,25 @@ def test_exploration_keeps_its_budget_and_logs_true_propensities():
     first = [one for one in tried if one.tried == "asset:1"]
     assert len(first) / len(shown) == pytest.approx(first[0].propensities[2], abs=0.02)
     assert sum(p for p in (first[0].propensities[2] * 2, 0.8)) == pytest.approx(1.0)
-    assert explore(entries(LISTED), made, "request 7", policy) == shown[7]
-    assert explore(entries(LISTED), [], "x", policy).propensities == (1.0,) * 5
-    assert explore(entries(LISTED), entries(["a"]), "x", policy).tried is None
+    assert explored(["asset:1", "asset:2"], "list 7") == shown[7]
+    assert explored([], "x").propensities == (1.0,) * 5
+    assert explored(["a"], "x").tried is None
+    for draw in range(20):  # who had it made sees it in any case
+        own = explored(["asset:1"], str(draw), own="asset:9")
+        assert (own.tried, own.entries[2].item_id, own.propensities) == ("asset:9", "asset:9", (1.0,) * 5)
 
 
 def test_poor_feedback_retires_and_little_feedback_does_not():
     policy = LibrarySettings(retire_impressions=100, retire_floor=0.05)
-    counts = {"asset:bad": (400, 2), "asset:new": (99, 0), "asset:good": (400, 40), "asset:unsure": (100, 3)}
-    assert list(to_retire(counts, policy)) == ["asset:bad"]
+    counts = {
+        "asset:bad": Reactions(400, 2),
+        "asset:new": Reactions(99, 0),
+        "asset:good": Reactions(400, 40),
+        "asset:unsure": Reactions(100, 3),
+        "asset:reported": Reactions(400, 40, reports=1),
+    }
+    assert list(to_retire(counts, policy)) == ["asset:bad", "asset:reported"]
+    assert to_prove(counts, policy) == ["asset:good"]
     # Clopper and Pearson's bound: with it or fewer likes are as rare as one minus the confidence.
     from scipy.stats import binom
 

@@ -11,7 +11,7 @@ import json
 import struct
 import zlib
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +87,9 @@ class Script:
         yield Made(
             report, ASSET if passed else None, "A boat", "create", "image/png", 64, 64, {"prompt": making.prompt}
         )
+
+    async def judge(self, retired: Mapping[str, str], proved: Sequence[str]) -> None:
+        return None
 
     async def media(self, asset_id: str) -> MediaFile | None:
         return MediaFile(b"png", "image/png") if asset_id == ASSET else None
