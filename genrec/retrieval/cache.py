@@ -25,13 +25,11 @@ from ray.util.metrics import Counter, Histogram
 from genrec.errors import SettingsError
 from genrec.retrieval.cache_apart import CacheApart
 from genrec.retrieval.cache_table import CacheKey
-from genrec.retrieval.cache_units import CacheInputs, RowWorker, TextWorker, Unit, VectorWorker, Worker, unit_path
+from genrec.retrieval.cache_units import CacheInputs, TextWorker, Unit, Worker
 from genrec.retrieval.cache_work import CacheReport, build
 
 log = logging.getLogger(__name__)
 
-KIND: dict[Callable[..., Worker], str] = {VectorWorker: "vectors", TextWorker: "text", RowWorker: "rows"}
-"""Pass by its worker."""
 _SECONDS = [0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000]
 
 
@@ -60,7 +58,7 @@ def build_cache(directory: Path, inputs: CacheInputs, key: CacheKey, apart: Cach
         dataset = ray.data.from_items(rows, override_num_blocks=min(len(units), 4 * actors))
         done = dataset.map_batches(
             _Actor,
-            fn_constructor_args=(make, list(given), directory, apart),
+            fn_constructor_args=(make, list(given), apart),
             batch_size=1,
             compute=ray.data.ActorPoolStrategy(size=actors),
             num_cpus=1,
@@ -84,14 +82,9 @@ def build_cache(directory: Path, inputs: CacheInputs, key: CacheKey, apart: Cach
 class _Actor:
     """Holds one worker, made from values of the object store."""
 
-    def __init__(
-        self, make: Callable[..., Worker], given: Sequence[object], directory: Path, apart: CacheApart | None
-    ) -> None:
-        self.directory, self.apart = directory, apart
+    def __init__(self, make: Callable[..., Worker], given: Sequence[object], apart: CacheApart | None) -> None:
         if apart is not None:
             apart.fetch_inputs()
-        self.kind = KIND[make]
-        self.shards = int(given[-1]) if make is RowWorker else 0  # type: ignore[call-overload]
         if make is TextWorker:  # the shards stay in the store until their turn
             *given, shards = given
             given = [*given, [_Fetch(shard) for shard in shards]]  # type: ignore[attr-defined]
@@ -103,26 +96,17 @@ class _Actor:
         self.units.set_default_tags(kind)
         self.seconds.set_default_tags(kind)
         self.worker = make(*[ray.get(value) if isinstance(value, ray.ObjectRef) else value for value in given])
+        if apart is not None:
+            self.worker = apart.around(self.worker)
 
     def __call__(self, batch: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         for part, block, shard in zip(batch["part"], batch["block"], batch["shard"], strict=True):
             began = time.perf_counter()
-            self._do(Unit(str(part), int(block), int(shard)))
+            self.worker(Unit(str(part), int(block), int(shard)))
             self.units.inc()
             self.seconds.observe(time.perf_counter() - began)
         node = ray.get_runtime_context().get_node_id()
         return {"block": np.asarray(batch["block"]), "node": np.full(len(batch["block"]), node)}
-
-    def _do(self, unit: Unit) -> None:
-        """The unit, its files fetched and sent where nodes share none."""
-        if self.apart is None:
-            self.worker(unit)
-            return
-        if self.shards > 1:
-            found = [Unit(unit.part, unit.block, shard) for shard in range(self.shards)]
-            self.apart.bring([unit_path(self.directory, "text", one) for one in found])
-        self.worker(unit)
-        self.apart.send(unit_path(self.directory, self.kind, unit))
 
 
 class _Fetch:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from genrec.remote import Place
 from genrec.retrieval.cache_table import CACHE_FILE
-from genrec.retrieval.cache_units import WORK
+from genrec.retrieval.cache_units import WORK, Unit, Worker, unit_path
 
 
 class CacheApart:
@@ -28,6 +28,10 @@ class CacheApart:
 
     def __init__(self, place: Place, directory: Path, fetch_inputs: Callable[[], None]) -> None:
         self.place, self.directory, self.fetch_inputs = place, directory, fetch_inputs
+
+    def around(self, worker: Worker) -> Worker:
+        """The worker, its files fetched before each unit and sent after it."""
+        return _Apart(worker, self)
 
     def bring(self, paths: Sequence[Path]) -> None:
         """Fetch those of these files that were sent and are not here."""
@@ -67,3 +71,19 @@ class CacheApart:
         path = self.directory / name
         path.parent.mkdir(parents=True, exist_ok=True)
         os.replace(unfinished, path)
+
+
+class _Apart:
+    """See :meth:`CacheApart.around`."""
+
+    def __init__(self, worker: Worker, cache: CacheApart) -> None:
+        self.worker, self.cache, self.kind = worker, cache, worker.kind
+
+    def reads(self, unit: Unit) -> list[Unit]:
+        return self.worker.reads(unit)
+
+    def __call__(self, unit: Unit) -> None:
+        directory = self.cache.directory
+        self.cache.bring([unit_path(directory, "text", read) for read in self.reads(unit)])
+        self.worker(unit)
+        self.cache.send(unit_path(directory, self.kind, unit))

@@ -97,10 +97,19 @@ class Unit:
 
 
 class Worker(Protocol):
-    """Does units of one pass; made once in each process."""
+    """Does units of one pass; made once in each process.
+
+    Attributes:
+        kind: of the pass, as :func:`unit_path` has it.
+    """
+
+    kind: str
 
     def __call__(self, unit: Unit) -> None:
         """Do the unit and commit its file."""
+
+    def reads(self, unit: Unit) -> list[Unit]:
+        """Units of the text pass whose files this one reads."""
 
 
 def unit_path(directory: Path, kind: str, unit: Unit) -> Path:
@@ -113,9 +122,15 @@ def unit_path(directory: Path, kind: str, unit: Unit) -> Path:
 class VectorWorker:
     """First pass."""
 
+    kind = "vectors"
+
     def __init__(self, inputs: CacheInputs, directory: Path) -> None:
         self.inputs, self.directory = inputs, directory
         self.encoders: dict[str, HistoryEncoder] = {}
+
+    def reads(self, unit: Unit) -> list[Unit]:
+        """None."""
+        return []
 
     def __call__(self, unit: Unit) -> None:
         """Encode the training part of one block of users."""
@@ -134,9 +149,15 @@ class VectorWorker:
 class TextWorker:
     """Second pass; keeps the shard it worked on last."""
 
+    kind = "text"
+
     def __init__(self, inputs: CacheInputs, directory: Path, shards: Sequence[Callable[[], Bm25Users]]) -> None:
         self.inputs, self.directory, self.shards = inputs, directory, shards
         self.loaded: tuple[int, Bm25Users] | None = None
+
+    def reads(self, unit: Unit) -> list[Unit]:
+        """None."""
+        return []
 
     def __call__(self, unit: Unit) -> None:
         """Search one shard for one block of queries."""
@@ -153,9 +174,17 @@ class TextWorker:
 class RowWorker:
     """Third pass."""
 
+    kind = "rows"
+
     def __init__(self, inputs: CacheInputs, directory: Path, retriever: Retriever, n_shards: int) -> None:
         self.inputs, self.directory, self.retriever, self.n_shards = inputs, directory, retriever, n_shards
         self.encoders = {space: inputs.encoders[space]() for space in needed_spaces(inputs.settings)}
+
+    def reads(self, unit: Unit) -> list[Unit]:
+        """What each shard found for these queries, where there are several."""
+        if self.retriever.text is not None or "text" not in self.inputs.settings.paths:
+            return []
+        return [Unit(unit.part, unit.block, shard) for shard in range(self.n_shards)]
 
     def __call__(self, unit: Unit) -> None:
         """Answer one block of queries."""
@@ -173,13 +202,11 @@ class RowWorker:
 
     def _text(self, unit: Unit) -> Neighbours | None:
         """The text path's candidates, if shards were searched before."""
-        if self.retriever.text is not None or "text" not in self.inputs.settings.paths:
-            return None
         parts = []
-        for shard in range(self.n_shards):
-            both = np.load(unit_path(self.directory, "text", Unit(unit.part, unit.block, shard)), allow_pickle=False)
+        for read in self.reads(unit):
+            both = np.load(unit_path(self.directory, "text", read), allow_pickle=False)
             parts.append(Neighbours(both[0], both[1].astype(np.int32).view(np.float32)))
-        return merge_top(parts, self.inputs.settings.candidates)
+        return merge_top(parts, self.inputs.settings.candidates) if parts else None
 
 
 def npy_writer(array: NDArray[np.generic]) -> Callable[[BinaryIO], object]:

@@ -36,14 +36,15 @@ def test_a_node_ends_with_all_below_it_and_with_what_outlived_its_starter(parent
     monkeypatch.setattr("cluster.local.END_S", 1.0)  # the child heeds no signal to its parent
     (child,) = parent.children()
     stranger = psutil.Process(os.getpid())
-    node = Node(Process.of(parent), 1, [Process.of(child)])
+    part = Process.of(child)
+    node = Node(Process.of(parent), 1, [part])
     assert node.alive()
     if at_once:  # the starter is gone already, its part is not
         parent.kill()
         parent.wait()
         assert not node.alive()
     assert node.end(at_once=at_once) == (1 if at_once else 2)
-    assert not child.is_running()
+    assert part.find() is None
     assert stranger.is_running()
 
 

@@ -14,10 +14,13 @@ from genrec.config import ItemKNNSettings, RetrievalSettings, SasRecSettings
 from genrec.errors import ArtifactError, SettingsError
 from genrec.models.item_knn import ItemKNN
 from genrec.models.sasrec import SasRec
+from genrec.remote import Place
 from genrec.retrieval import cache_work
+from genrec.retrieval.bm25_path import Bm25Users
+from genrec.retrieval.cache_apart import CacheApart
 from genrec.retrieval.cache_table import CACHE_FILE, RetrievalCache, queries_of
 from genrec.retrieval.cache_units import CacheInputs, RowWorker, Unit
-from genrec.retrieval.cache_work import build_cache_local
+from genrec.retrieval.cache_work import build, build_cache_local
 from genrec.retrieval.documents import known_histories
 from genrec.retrieval.representations import SasRecEncoder, users_memory
 
@@ -182,3 +185,39 @@ def test_missing_parts_are_named_before_any_work(inputs: CacheInputs, tmp_path: 
     with pytest.raises(SettingsError, match="'item-knn' needs a fitted item-kNN"):
         build_cache_local(tmp_path, replace(inputs, scorers={}), inputs.key(**NAMES))
     assert not list(tmp_path.iterdir())
+
+
+def test_nodes_that_share_no_folder_make_the_same_cache(built: Path, inputs: CacheInputs, tmp_path: Path):
+    """Each unit is done on a node of its own, which sees only what was sent; another node fetches the whole."""
+    place, key = Place((tmp_path / "place").as_uri()), inputs.key(**NAMES)
+
+    def cache_of(node: str) -> CacheApart:
+        return CacheApart(place, tmp_path / node, fetch_inputs=lambda: None)
+
+    def execute(units, make, given):
+        interactions, _, *rest = given
+        for unit in units:
+            node = f"{make.__name__}-{unit.part}-{unit.shard}-{unit.block}"
+            cache_of(node).around(make(interactions, tmp_path / node, *rest))(unit)
+            yield
+
+    driver = cache_of("driver")
+    report = build(tmp_path / "driver", inputs, key, execute, share=share_shards, shard_users=100, bring=driver.bring)
+    assert report.done["text"] > 0
+    assert not sum(report.kept.values())
+    driver.send_finished()
+    assert not [name for name in place.names() if ".work" in name]
+    trainer = cache_of("trainer")
+    trainer.bring_finished()
+    for directory in (tmp_path / "driver", tmp_path / "trainer"):
+        for split in ("train", "valid", "test"):
+            assert RetrievalCache.open(directory, key).table(split).equals(RetrievalCache.open(built, key).table(split))
+    np.testing.assert_array_equal(
+        RetrievalCache.open(tmp_path / "trainer", key).representations(),
+        RetrievalCache.open(built, key).representations(),
+    )
+
+
+def share_shards(value: object) -> object:
+    """As the object store does: a shard of the index is fetched when its turn comes."""
+    return (lambda: value) if isinstance(value, Bm25Users) else value
