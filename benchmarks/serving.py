@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import shutil
 import socket
 import subprocess
@@ -34,6 +35,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--bundle", type=Path, help="directory of a bundle (default: a tiny one that is made)")
     parser.add_argument("--clients", type=int, default=16)
     parser.add_argument("--requests", type=int, default=2000)
+    parser.add_argument("--k", type=int, default=10, help="overload: length of the lists")
+    parser.add_argument("--batch", type=int, default=4, help="overload: requests that a replica takes at once")
+    parser.add_argument("--queue", type=int, default=4, help="overload: requests that may wait")
+    parser.add_argument("--times", type=float, default=10.0, help="overload: of its capacity")
+    parser.add_argument("--seconds", type=float, default=30.0, help="overload: how long")
     parser.add_argument("--minutes", type=float, default=1.0, help="soak: how long")
     parser.add_argument("--rate", type=float, default=20.0, help="soak: requests a second")
     parser.add_argument("--kills", type=int, default=4, help="faults, feedback: replicas killed")
@@ -85,38 +91,41 @@ def load(args: argparse.Namespace, bundle: Path, folder: Path) -> dict[str, Any]
 def overload(args: argparse.Namespace, bundle: Path, folder: Path) -> dict[str, Any]:
     """Ten times the requests that it can answer, begun whether or not others are answered; replicas follow the load."""
     offline = Offline(bundle)
-    calls = mixed_calls(offline.first, args.requests, mixed=False)
+    calls = mixed_calls(offline.first, 300, mixed=False, k=args.k)
     offline.prepare(calls)
     small = {
-        "serve.batch_size": 4,
-        "serve.max_ongoing_requests": 4,
-        "serve.max_queued_requests": 4,
+        "serve.batch_size": args.batch,
+        "serve.max_ongoing_requests": args.batch,
+        "serve.max_queued_requests": args.queue,
         "serve.max_ongoing_of_client": 100_000,
         "serve.max_replicas": 2,
         "serve.autoscaling.look_back_s": 2,
         "serve.autoscaling.upscale_delay_s": 1,
         "serve.autoscaling.downscale_delay_s": 5,
+        "ray.dashboard": "true",
     }
+    counts: list[int] = []
     with served(bundle, folder / "served", _port(), **small) as service:
-        calm, _ = asyncio.run(closed_loop(service.url, calls[:200], 1, offline.check))
-        full, seconds = asyncio.run(closed_loop(service.url, calls[:400], 4, offline.check))
-        capacity = 400 / seconds
-        counts = [len(service.replicas("recommender"))]
 
-        async def story() -> Seen:
-            flood = asyncio.ensure_future(open_loop(service.url, calls, 10 * capacity, offline.check))
-            while not flood.done():
-                counts.append(len(await asyncio.to_thread(service.replicas, "recommender")))
-                await asyncio.sleep(0.5)
-            return await flood
+        async def watched(load: Any) -> Any:
+            flow = asyncio.ensure_future(load)
+            while not flow.done():
+                counts.append((await asyncio.to_thread(service.running))["recommender"])
+                await asyncio.wait({flow}, timeout=1)
+            return await flow
 
-        seen = asyncio.run(story())
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline and (not counts or counts[-1] != 1):
-            time.sleep(0.5)
-            counts.append(len(service.replicas("recommender")))
+        calm, _ = asyncio.run(watched(closed_loop(service.url, calls[:200], 1, offline.check)))
+        full, seconds = asyncio.run(watched(closed_loop(service.url, calls, args.batch, offline.check)))
+        capacity = len(full.seconds.get(200, ())) / seconds
+        rate = args.times * capacity
+        flood = list(itertools.islice(itertools.cycle(calls), int(args.seconds * rate)))
+        seen = asyncio.run(watched(open_loop(service.url, flood, rate, offline.check)))
+        deadline = time.monotonic() + 90
+        while time.monotonic() < deadline and counts[-1] != 1:
+            time.sleep(1)
+            counts.append(service.running()["recommender"])
     refused = [one for status, all_ in seen.seconds.items() if status in {429, 503} for one in all_]
-    p95 = round(1000 * float(np.percentile(refused, 95)), 1) if refused else None
+    told = {f"p{q}_ms": round(1000 * float(np.percentile(refused, q)), 1) for q in (50, 95, 99)} if refused else {}
     accepted, unloaded = seen.percentiles().get("p99_ms"), calm.percentiles()["p99_ms"]
     return {
         "ours": accepted,
@@ -124,9 +133,13 @@ def overload(args: argparse.Namespace, bundle: Path, folder: Path) -> dict[str, 
         "ratio": None if accepted is None else round(accepted / unloaded, 2),
         "equal": set(seen.statuses) <= {200, 429, 503} and seen.wrong == 0,
         "capacity_requests_s": round(capacity, 1),
+        "rate_requests_s": round(rate, 1),
+        "late_s": round(seen.late_s, 2),
         "statuses": seen.statuses,
-        "refused_p95_ms": p95,
+        "refused": told,
+        "unloaded": calm.percentiles(),
         "at_capacity": full.percentiles(),
+        "accepted": seen.percentiles(),
         "replicas": [count for place, count in enumerate(counts) if place == 0 or count != counts[place - 1]],
     }
 

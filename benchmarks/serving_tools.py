@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import random
+import re
+import secrets
 import signal
 import subprocess
 import sys
@@ -24,8 +27,11 @@ import psutil
 
 from benchmarks.common import ROOT
 from genrec.recommender import Recommender, RecommendRequest
+from serve.process import running
 
 START_S = 300.0
+RUN = "serving"
+_PART = re.compile(r"ray::ServeReplica:genrec:([a-z]+)|ray::(ServeController|ProxyActor)")
 Call = tuple[str, str, dict[str, Any] | None]
 """Method, path, body."""
 
@@ -38,23 +44,44 @@ class Service:
         url: where it answers.
         process: of ``python -m serve``, whose descendants are the cluster.
         folder: its run lies below.
+        token: of its Ray cluster.
     """
 
     url: str
     process: subprocess.Popen[bytes]
     folder: Path
+    token: str = ""
 
     def replicas(self, name: str) -> list[psutil.Process]:
         """Processes of a deployment's replicas."""
-        found = []
+        return self.parts().get(name, [])
+
+    def parts(self) -> dict[str, list[psutil.Process]]:
+        """Processes of every deployment's replicas, by its name, and of Serve's proxy and controller."""
+        found: dict[str, list[psutil.Process]] = {}
         for child in psutil.Process(self.process.pid).children(recursive=True):
             try:
                 line = " ".join(child.cmdline())
             except psutil.Error:
                 continue
-            if f"ServeReplica:genrec:{name}" in line:
-                found.append(child)
+            match = _PART.search(line)
+            if match:
+                found.setdefault(match[1] or match[2].lower(), []).append(child)
         return found
+
+    def running(self) -> dict[str, int]:
+        """Running replicas by deployment, as Ray Serve's own status has them (``ray.dashboard`` must be on)."""
+        state = running(self.folder / RUN)
+        assert state is not None, "it is not served"
+        assert state.dashboard is not None, "Serve's status is asked of the dashboard"
+        headers = {"Authorization": f"Bearer {self.token}"}
+        request = urllib.request.Request(f"{state.dashboard}/api/serve/applications/", headers=headers)
+        with urllib.request.urlopen(request, timeout=10) as reply:
+            told = json.load(reply)["applications"]["genrec"]["deployments"]
+        return {
+            name: sum(replica["state"] == "RUNNING" for replica in deployment["replicas"])
+            for name, deployment in told.items()
+        }
 
     def kill(self, name: str) -> bool:
         """SIGKILL to one replica of a deployment; False where there is none at this moment."""
@@ -84,7 +111,7 @@ class Service:
 
 
 def _run(folder: Path) -> list[str]:
-    return ["--set", f"run.directory={folder}", "--set", "run.name=serving"]
+    return ["--set", f"run.directory={folder}", "--set", f"run.name={RUN}"]
 
 
 @contextmanager
@@ -99,17 +126,19 @@ def served(bundle: Path, folder: Path, port: int, **settings: Any) -> Iterator[S
         "ray.dashboard": "false",
         **settings,
     }
+    token = secrets.token_hex(32)
     sets = [part for key, value in chosen.items() for part in ("--set", f"{key}={value}")]
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "serve", "--bundle", str(bundle), *_run(folder), *sets],
             cwd=ROOT,
+            env={**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token},
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-    service = Service(f"http://127.0.0.1:{port}", process, folder)
+    service = Service(f"http://127.0.0.1:{port}", process, folder, token)
     try:
         deadline = time.monotonic() + START_S
         while not service.ready():
@@ -134,12 +163,14 @@ class Seen:
         wrong: replies whose list is not one of those expected.
         retried: requests that needed a second try.
         first: statuses of first tries.
+        late_s: the most by which a request of an open loop was begun later than planned.
     """
 
     seconds: dict[int, list[float]] = field(default_factory=dict)
     wrong: int = 0
     retried: int = 0
     first: Counter[int] = field(default_factory=Counter)
+    late_s: float = 0.0
 
     def add(self, status: int, seconds: float) -> None:
         """One request has ended."""
@@ -158,6 +189,8 @@ class Seen:
         return {f"p{q}_ms": round(1000 * float(np.percentile(seconds, q)), 2) for q in (50, 95, 99)}
 
 
+AGAIN = {0, 429, 500, 503}
+"""What a client sends again (serve.client): no connection, no room, a replica that died in the proxy's hands."""
 Check = Callable[[Call, dict[str, Any]], bool]
 
 
@@ -189,7 +222,7 @@ async def ask(
             status, wait = 0, 0.2
         if attempt == 0:
             seen.first[status] += 1
-        if status == 200 or attempt == retries or status not in {0, 429, 503}:
+        if status == 200 or attempt == retries or status not in AGAIN:
             seen.add(status, time.perf_counter() - began)
             seen.wrong += reply is not None and not check(call, reply)
             return
@@ -229,7 +262,10 @@ async def open_loop(url: str, calls: Sequence[Call], rate: float, check: Check) 
     async with session() as client:
         began, tasks = time.perf_counter(), []
         for place, call in enumerate(calls):
-            await asyncio.sleep(max(0.0, began + place / rate - time.perf_counter()))
+            early = began + place / rate - time.perf_counter()
+            seen.late_s = max(seen.late_s, -early)
+            if early > 0:
+                await asyncio.sleep(early)
             tasks.append(asyncio.ensure_future(ask(client, url, call, seen, check)))
         await asyncio.gather(*tasks)
     return seen
@@ -275,19 +311,19 @@ class Offline:
                     self.check(call, {"bundle_version": model.version, "items": []})
 
 
-def mixed_calls(model: Recommender, count: int, *, mixed: bool = True, seed: int = 0) -> list[Call]:
+def mixed_calls(model: Recommender, count: int, *, mixed: bool = True, seed: int = 0, k: int = 10) -> list[Call]:
     """Requests as clients send them: lists for users and histories; mixed: feedback, look-ups, explanations too."""
     rng = random.Random(seed)
-    users = list(model.bundle.interactions.user_ids)[:500]
+    users = [str(user) for user in model.bundle.interactions.user_ids[:500]]
     items = list(model.bundle.catalog.item_ids)
     calls: list[Call] = []
     for place in range(count):
         kind = rng.random() if mixed else rng.random() * 0.8
         if kind < 0.6:
-            calls.append(("POST", "/v1/recommendations", {"user_id": rng.choice(users), "k": 10}))
+            calls.append(("POST", "/v1/recommendations", {"user_id": rng.choice(users), "k": k}))
         elif kind < 0.8:
             history = [rng.choice(items) for _ in range(rng.randrange(1, 20))]
-            calls.append(("POST", "/v1/recommendations", {"history": history, "k": 10}))
+            calls.append(("POST", "/v1/recommendations", {"history": history, "k": k}))
         elif kind < 0.9:
             event = {"event_id": f"b{place}", "user_id": f"client-{place % 50}", "item_id": rng.choice(items)}
             calls.append(("POST", "/v1/feedback", {"events": [{**event, "kind": "like"}]}))

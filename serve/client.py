@@ -1,8 +1,9 @@
 """A small typed client of /v1: the reply models of the service itself, one retry where it is safe, errors by kind.
 
 What was refused for lack of room (429, 503) is sent again after the time in Retry-After; so is a request whose
-connection broke, where doing it twice does no harm: lists, look-ups, and feedback, whose events have ids. An
-instruction may create something, so it is sent again only if the service cannot have begun it.
+connection broke, or whose replica died in the proxy's hands (a 500 that is not the service's own), where doing it twice
+does no harm: lists, look-ups, and feedback, whose events have ids. An instruction may create something, so it is sent
+again only if the service cannot have begun it.
 
     with Client("http://127.0.0.1:8000", key=os.environ["GENREC_KEY"]) as client:
         shown = client.recommend(user_id="196", k=5)
@@ -27,7 +28,15 @@ from uuid import uuid4
 import httpx
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from serve.client_errors import REQUEST_ID, BrokenError, BusyError, UnreachableError, broken, fault
+from serve.client_errors import (
+    PROXY_FAULT,
+    REQUEST_ID,
+    BrokenError,
+    BusyError,
+    UnreachableError,
+    broken,
+    fault,
+)
 from serve.client_events import Done, InstructionEvent, event_of, server_sent
 from serve.models import (
     DEFAULT_K,
@@ -50,6 +59,7 @@ TIMEOUT_S = 60.0
 INSTRUCTION_TIMEOUT_S = 200.0
 LONGEST_WAIT_S = 30.0
 """A service that asks for more patience than this is not waited for."""
+PROXY_FAULT_WAIT_S = 0.2
 
 _EVENT_STREAM = "text/event-stream"
 _Model = TypeVar("_Model", bound=BaseModel)
@@ -293,6 +303,9 @@ class Client:
                 unsent = isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout)
                 if last or not (again or unsent) or isinstance(error, httpx.ReadTimeout):
                     raise broken(error) from None
+                continue
+            if not last and again and failed.code == PROXY_FAULT:
+                time.sleep(PROXY_FAULT_WAIT_S)
                 continue
             wait = failed.retry_after_s
             if last or not isinstance(failed, BusyError) or wait is None or wait > LONGEST_WAIT_S:

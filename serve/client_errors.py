@@ -10,6 +10,8 @@ import httpx
 from genrec.errors import GenrecError
 
 REQUEST_ID = "X-Request-ID"
+PROXY_FAULT = "http_500"
+"""Code of a 500 without a body of ours: the proxy's word for a replica that died with the request."""
 
 
 class ClientError(GenrecError):

@@ -168,13 +168,15 @@ def busy(seconds: int | None = 0) -> httpx.Response:
 
 STORED = httpx.Response(200, json={"stored": 1, "duplicates": 0})
 BROKEN = httpx.ReadError("connection reset")
+DIED = httpx.Response(500, text="Internal Server Error")
+OURS = httpx.Response(500, json={"error": {"code": "internal", "field": None, "message": "a fault"}})
 
 
 def client_of(answer: Callable[[httpx.Request], httpx.Response], retries: int = 1) -> Client:
     return Client("http://service", retries=retries, transport=httpx.MockTransport(answer))
 
 
-@pytest.mark.parametrize("first", [busy(), BROKEN, httpx.ConnectError("refused")])
+@pytest.mark.parametrize("first", [busy(), BROKEN, httpx.ConnectError("refused"), DIED])
 def test_feedback_is_sent_once_more_with_the_same_ids(first: httpx.Response | Exception) -> None:
     answer, seen = scripted(first, STORED)
     client = client_of(answer)
@@ -191,7 +193,8 @@ def test_feedback_is_sent_once_more_with_the_same_ids(first: httpx.Response | Ex
         ((busy(None),), 1, BusyError),
         ((busy(3600),), 1, BusyError),
         ((httpx.ReadTimeout("slow"),), 1, TimedOutError),
-        ((httpx.Response(500, text="<html>"),), 1, BrokenError),
+        ((OURS,), 1, BrokenError),
+        ((DIED, DIED), 1, BrokenError),
         ((httpx.Response(200, text="{}"),), 1, BrokenError),
     ],
 )
