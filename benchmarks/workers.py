@@ -136,12 +136,13 @@ def take_turns(args: argparse.Namespace, one: Callable[[str, int], Run]) -> dict
     return runs
 
 
-def train(factory: BeautyFactory, side: str, workers: int, steps: int, rounds: int) -> Run:
-    """Train ``rounds`` times ``steps`` steps after as many to warm up, on the connected Ray."""
+def train(factory: BeautyFactory, side: str, workers: int, steps: int, rounds: int, cpus: float = 1.0) -> Run:
+    """Train ``rounds`` times ``steps`` steps after as many to warm up, on the connected Ray; ``cpus`` of a worker."""
     batch_size = factory.batch_size
     settings = TrainingSettings(
         **SIDES[side],
         workers=workers,
+        cpus_per_worker=cpus,
         batch_size=batch_size,
         max_steps=steps * (rounds + 1),
         log_every=steps,

@@ -14,6 +14,7 @@ from pathlib import PurePosixPath
 from genrec.artifacts import is_uri
 from genrec.cli import STAGE_VERBS
 from genrec.config import Settings
+from genrec.config.cluster import JOB_CPUS
 from genrec.errors import SettingsError
 
 NAMED = {"grid": "genrec", "tune": "tune"}
@@ -114,4 +115,5 @@ def reserved_cpus(settings: Settings, job: Job) -> float:
 
 def environment(settings: Settings) -> dict[str, str]:
     """Environment of a job; secrets come from the nodes, never from here."""
-    return {"PYTHONUNBUFFERED": "1", "RAY_USAGE_STATS_ENABLED": "0", **settings.cluster.job.env}
+    own = {"PYTHONUNBUFFERED": "1", "RAY_USAGE_STATS_ENABLED": "0", JOB_CPUS: f"{settings.cluster.job.cpus:g}"}
+    return {**own, **settings.cluster.job.env}

@@ -26,14 +26,15 @@ from cluster.render import runtime_env
 from cluster.upload import check_upload
 from genrec.config import ClusterSettings, Settings
 
-CONNECT_S, AGENT_S = 5.0, 60.0
+CONNECT_S, AGENT_S, SILENT_S = 5.0, 60.0, 60.0
 _POLL_S = 1.0
 _CHATTY = (
     "ray.dashboard.modules.dashboard_sdk",
     "ray.dashboard.modules.job.sdk",
     "ray._private.runtime_env.packaging",
+    "ray._private.runtime_env.working_dir",
 )
-"""Their log lines would stand between ours; two of them set their level at import."""
+"""Their log lines would stand between ours; some set their level at import."""
 _DEFAULT_TOKEN = Path("~/.ray/auth_token")
 
 
@@ -88,7 +89,7 @@ class Jobs:
 
     def __init__(self, settings: ClusterSettings, environ: Mapping[str, str] = os.environ) -> None:
         for name in _CHATTY:
-            logging.getLogger(name).setLevel(logging.WARNING)
+            logging.getLogger(name).setLevel(logging.ERROR)
         self.address = address(settings, environ)
         given = token(settings, environ)
         _probe(self.address)
@@ -127,15 +128,25 @@ class Jobs:
         """Tell a job's log as it grows; returns what came of the job, at its end.
 
         A broken connection loses no job: it is asked for until it has ended.
+
+        Raises:
+            ClusterError: there is no such job, or the head has given no answer for :data:`SILENT_S`.
         """
         self.details(job)
         try:
             asyncio.run(self._tail(job, tell))
         except (RuntimeError, aiohttp.ClientError) as error:
             tell(f"[the log breaks off: {error}]\n")
-        while not (details := self.details(job)).status.is_terminal():
+        answered = time.monotonic()
+        while True:
+            try:
+                if (details := self.details(job)).status.is_terminal():
+                    return details
+                answered = time.monotonic()
+            except ClusterError:  # a busy head may miss a call
+                if time.monotonic() - answered > SILENT_S:
+                    raise
             time.sleep(_POLL_S)
-        return details
 
     def logs(self, job: str) -> str:
         """A job's log so far."""

@@ -23,7 +23,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -31,85 +31,16 @@ import psutil
 import requests
 
 from cluster.errors import ClusterError
+from cluster.processes import Node, Process, alive, below, is_part
 from genrec.config import ClusterSettings
 
 HOST = "127.0.0.1"
-READY_S, END_S, ATTEMPTS = 120.0, 40.0, 3
+READY_S, ATTEMPTS = 120.0, 3
 SOCKET_PATH_BYTES = 107
 _SESSION_BYTES = 64
 """What Ray appends to its folder for the longest of its sockets."""
 _PORTS = ("object-manager-port", "node-manager-port", "runtime-env-agent-port", "metrics-export-port")
 _AGENT_PORTS = ("dashboard-agent-listen-port", "dashboard-agent-grpc-port")
-
-
-@dataclass(frozen=True)
-class Process:
-    """A process that cannot be mistaken for a later one of the same id."""
-
-    pid: int
-    born: float
-
-    @classmethod
-    def of(cls, process: psutil.Process) -> Process:
-        """The running process."""
-        return cls(process.pid, process.create_time())
-
-    def find(self) -> psutil.Process | None:
-        """The process, if it lives."""
-        try:
-            found = psutil.Process(self.pid)
-            alive = found.create_time() == self.born and found.status() != psutil.STATUS_ZOMBIE
-        except psutil.NoSuchProcess:
-            return None
-        return found if alive else None
-
-
-@dataclass
-class Node:
-    """One node.
-
-    Attributes:
-        starter: its ``ray start --block``.
-        port: of its raylet, by which the head's list names it.
-        parts: Ray's own processes below it (GCS, raylet, agents), as they were when it was ready.
-    """
-
-    starter: Process
-    port: int
-    parts: list[Process] = field(default_factory=list)
-
-    def alive(self) -> bool:
-        """Its starter ends when one of its parts does."""
-        return self.starter.find() is not None
-
-    def end(self, *, at_once: bool = False) -> int:
-        """End it and all below it, by signal, then by force; returns how many processes there were.
-
-        Args:
-            at_once: no signal first, as if the machine had lost power.
-        """
-        roots = [found for process in (self.starter, *self.parts) if (found := process.find())]
-        family = {process.pid: process for root in roots for process in (root, *_below(root))}
-        if not at_once:
-            for root in roots[:1]:  # `ray start --block` takes its own processes down with it
-                root.terminate()
-            psutil.wait_procs(family.values(), timeout=END_S)
-        for process in family.values():
-            if process.is_running():
-                process.kill()
-        psutil.wait_procs(family.values(), timeout=END_S)
-        return len(family)
-
-
-def _alive(node: Node | None) -> bool:
-    return node is not None and node.alive()
-
-
-def _below(process: psutil.Process | None) -> list[psutil.Process]:
-    try:
-        return process.children(recursive=True) if process else []
-    except psutil.NoSuchProcess:
-        return []
 
 
 class LocalCluster:
@@ -155,7 +86,7 @@ class LocalCluster:
             if state is None:
                 state = self._fresh()
             nodes: dict[str, Node] = state["nodes"]
-            missing = [index for index in range(count) if not _alive(nodes.get(str(index)))]
+            missing = [index for index in range(count) if not alive(nodes.get(str(index)))]
 
             def start(index: int) -> Node:
                 return self._start(index, state, 0 if count > 1 and not index else cpus, object_store_mib, own)
@@ -337,7 +268,7 @@ class LocalCluster:
             for index, deadline in list(deadlines.items()):
                 node = nodes[str(index)]
                 if node.port in listed:
-                    node.parts = [Process.of(part) for part in _below(node.starter.find()) if _is_part(part)]
+                    node.parts = [Process.of(part) for part in below(node.starter.find()) if is_part(part)]
                     self._write(state)
                     del deadlines[index]
                 elif not node.alive() or time.monotonic() > deadline:
@@ -362,14 +293,6 @@ class LocalCluster:
         lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines()]
         told = [line for line in lines if line and set(line) - set("-─ ")]
         return f"{told[-1]} ({log})" if told else str(log)
-
-
-def _is_part(process: psutil.Process) -> bool:
-    """Ray's own process of a node, not a worker, which ends with its raylet."""
-    try:
-        return not process.name().startswith("ray::")
-    except psutil.NoSuchProcess:
-        return False
 
 
 def _address(index: int) -> str:

@@ -25,6 +25,8 @@ NodeLabels = dict[
 ]
 OBJECT_STORES = ("s3", "gs", "gcs", "abfs", "abfss", "hdfs")
 """Schemes of pyarrow's file systems."""
+JOB_CPUS = "GENREC_JOB_CPUS"
+"""Environment of a job: the CPUs that its own process reserves on the node where it runs, for nobody else to use."""
 _SECRET_NAME = re.compile(r"TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL|(^|_)KEY(_|$)|ACCESS_KEY", re.IGNORECASE)
 
 

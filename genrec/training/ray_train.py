@@ -23,6 +23,7 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig, UserCallback
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from genrec.config import TrainingSettings
+from genrec.config.cluster import JOB_CPUS
 from genrec.errors import GenrecError, SettingsError
 from genrec.training.apart import Apart
 from genrec.training.attempts import note_attempt, read_attempts
@@ -138,28 +139,46 @@ def worker_resources(settings: TrainingSettings) -> dict[str, float]:
 
 
 def require_resources(settings: TrainingSettings) -> None:
-    """Raise SettingsError if the cluster's nodes can never hold the workers, whatever else they do."""
-    asked, needed = worker_resources(settings), settings.workers_min or settings.workers
-    nodes, room = _nodes(), room_for(asked)
+    """Raise SettingsError if the cluster's nodes can never hold the workers, whatever else they do.
+
+    In a job, the CPUs of its own process are not theirs. Ray counts them all the same, and would wait for as many
+    workers as it counts.
+    """
+    asked, own = worker_resources(settings), float(os.environ.get(JOB_CPUS, 0))
+    nodes, counted = _nodes_for(asked, own), min(_room(_nodes_for(asked), asked), settings.workers)
+    room, needed = _room(nodes, asked), max(settings.workers_min or settings.workers, counted)
     if room < needed:
         wanted = ", ".join(f"{amount:g} {name}" for name, amount in asked.items())
         has = "; ".join(", ".join(f"{node.get(name, 0.0):g} {name}" for name in asked) for node in nodes)
+        kept = f", less {own:g} CPU of this job's own process (cluster.job.cpus)" if own else ""
         raise SettingsError(
             f"training.workers: {needed} workers of {wanted} each do not fit the cluster, which has room for {room} "
-            f"({len(nodes)} nodes: {has}); lower training.workers, cpus_per_worker or gpus_per_worker, or add nodes"
+            f"({len(nodes)} nodes: {has}{kept}); lower training.workers, cpus_per_worker or gpus_per_worker, or add "
+            "nodes"
         )
 
 
 def room_for(asked: Mapping[str, float]) -> int:
     """How many workers of these resources the connected cluster's nodes hold together, were they idle."""
-    return sum(
-        min(math.floor(node.get(name, 0.0) / amount + 1e-9) for name, amount in asked.items()) for node in _nodes()
-    )
+    return _room(_nodes_for(asked, float(os.environ.get(JOB_CPUS, 0))), asked)
 
 
-def _nodes() -> list[dict[str, float]]:
-    """Resources of each node that is alive."""
-    return [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+def _room(nodes: list[dict[str, float]], asked: Mapping[str, float]) -> int:
+    return sum(min(math.floor(node.get(name, 0.0) / amount + 1e-9) for name, amount in asked.items()) for node in nodes)
+
+
+def _nodes_for(asked: Mapping[str, float], own_cpus: float = 0.0) -> list[dict[str, float]]:
+    """Resources of each node that is alive, less what this job's own process has.
+
+    It is on the node that this process is connected to, or, where that one has no CPUs, on whichever hurts most.
+    """
+    here = ray.get_runtime_context().get_node_id()
+    alive = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    nodes: list[dict[str, float]] = [{"CPU": 0.0, **node["Resources"]} for node in alive]
+    able = [at for at, node in enumerate(nodes) if own_cpus and node["CPU"] >= own_cpus]
+    able = [at for at in able if alive[at]["NodeID"] == here] or able
+    left = [[{**node, "CPU": node["CPU"] - own_cpus * (at == own)} for at, node in enumerate(nodes)] for own in able]
+    return min(left, key=lambda nodes: _room(nodes, asked), default=nodes)
 
 
 def _work(config: dict[str, Any]) -> None:

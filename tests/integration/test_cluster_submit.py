@@ -20,7 +20,8 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from cluster.__main__ import main
-from cluster.local import LocalCluster, Node, Process
+from cluster.local import LocalCluster
+from cluster.processes import Node, Process
 from genrec.config import ClusterSettings
 from tests.serving import MODEL, raw_data
 

@@ -178,6 +178,14 @@ def test_a_request_that_can_never_be_met_is_one_clear_line(tmp_path):
     assert not (tmp_path / "ray").exists()
 
 
+def test_the_cpus_of_the_jobs_own_process_are_no_workers(tmp_path, monkeypatch):
+    """Ray counts them, and would wait for workers that never find room."""
+    monkeypatch.setenv("GENREC_JOB_CPUS", "0.5")
+    for minimum in (None, 1):
+        with pytest.raises(SettingsError, match=r"room for 1 \(1 nodes: 1\.5 CPU, less 0\.5 CPU of this job's own"):
+            ray_fit(BagFactory(), settings_for("ddp", workers_min=minimum), tmp_path)
+
+
 def compare(result, reference, factory):
     assert result.steps == STEPS
     assert len(losses(result)) == STEPS

@@ -8,12 +8,14 @@ from pathlib import Path
 
 import pytest
 from ray._private.runtime_env.packaging import create_package
+from ray.job_submission import JobDetails, JobStatus, JobType
 
+import cluster.jobs
 import cluster.upload
 from cluster.__main__ import main
 from cluster.commands import VERBS, Job, arguments
 from cluster.errors import ClusterError
-from cluster.jobs import address, token
+from cluster.jobs import Jobs, address, token
 from cluster.upload import check_upload, uploaded_files
 from genrec.cli import _parser as genrec_parser
 from genrec.config import ClusterSettings, Settings
@@ -113,6 +115,33 @@ def test_no_cluster_is_one_line(capsys):
             error = capsys.readouterr().err
             assert error.startswith(f"cluster {words[0]}: no cluster answers at {url}")
             assert error.count("\n") == 1
+
+
+class Broken(Jobs):
+    """A cluster whose head answers now and then."""
+
+    def __init__(self, answers):
+        self.answers = iter(answers)
+
+    def details(self, job):
+        answer = next(self.answers)
+        if answer is None:
+            raise ClusterError("no cluster answers")
+        return JobDetails(type=JobType.SUBMISSION, entrypoint="python", status=answer)
+
+    async def _tail(self, job, tell):
+        raise RuntimeError("connection lost")
+
+
+def test_a_head_that_misses_a_call_loses_no_job(monkeypatch):
+    monkeypatch.setattr(cluster.jobs, "_POLL_S", 0.0)
+    running, done, told = JobStatus.RUNNING, JobStatus.SUCCEEDED, []
+    jobs = Broken([running, None, running, None, None, done])
+    assert jobs.follow("x", told.append).status == done
+    assert told == ["[the log breaks off: connection lost]\n"]
+    monkeypatch.setattr(cluster.jobs, "SILENT_S", -1.0)
+    with pytest.raises(ClusterError, match="no cluster answers"):
+        Broken([running, running, None, done]).follow("x", told.append)
 
 
 # --- the upload

@@ -13,7 +13,8 @@ import pytest
 
 from cluster.__main__ import main
 from cluster.errors import ClusterError
-from cluster.local import LocalCluster, Node, Process
+from cluster.local import LocalCluster
+from cluster.processes import Node, Process
 from genrec.config import ClusterSettings
 
 
@@ -33,7 +34,7 @@ def parent():
 
 @pytest.mark.parametrize("at_once", [False, True])
 def test_a_node_ends_with_all_below_it_and_with_what_outlived_its_starter(parent, at_once, monkeypatch):
-    monkeypatch.setattr("cluster.local.END_S", 1.0)  # the child heeds no signal to its parent
+    monkeypatch.setattr("cluster.processes.END_S", 1.0)  # the child heeds no signal to its parent
     (child,) = parent.children()
     stranger = psutil.Process(os.getpid())
     part = Process.of(child)

@@ -8,8 +8,10 @@ import pytest
 import torch
 from training_tools import BagFactory
 
+from genrec.artifacts import ArtifactStore
 from genrec.config import TrainingSettings
 from genrec.errors import SettingsError
+from genrec.training.apart import Apart
 from genrec.training.checkpoint import CheckpointStore
 from genrec.training.loop import checkpoints, fit
 from genrec.training.mirror import Mirror, clear_held
@@ -123,3 +125,27 @@ def test_a_copy_that_fails_is_a_warning(tmp_path, caplog):
 def test_a_place_that_is_none_is_told_at_once(tmp_path):
     with pytest.raises(SettingsError, match=r"training\.upload: 'nowhere://x' is no folder or URI"):
         train(tmp_path / "run", "nowhere://x")
+
+
+def test_a_node_apart_takes_the_copies_for_the_only_checkpoints(tmp_path):
+    """A node that was away has newer steps, and another checkpoint of a copied step: it goes on with neither."""
+    place = (tmp_path / "place").as_uri()
+    apart = Apart(ArtifactStore(tmp_path / "none"), [])
+    here, away = (tmp_path / node / "pretrain" / ".0abc.scratch" for node in ("here", "away"))
+    train(here, place, checkpoint_steps=5, max_steps=10)
+    apart.send_curves(here, settings(place))
+    train(away, checkpoint_steps=5, max_steps=15, learning_rate=0.5)
+    newest = checkpoints(here).latest().name
+    assert (away / "checkpoints" / newest).is_dir()
+    assert tree(away / "checkpoints" / newest) != tree(here / "checkpoints" / newest)
+    apart.fetch_state(away, settings(place))
+    copies = tmp_path / "place" / "pretrain" / "0abc"
+    assert checkpoints(away).steps()[-1] == 10
+    assert tree(away / "checkpoints" / newest) == tree(copies / newest)
+    assert (away / "metrics.jsonl").read_bytes() == (here / "metrics.jsonl").read_bytes()
+    fresh = tmp_path / "fresh" / "pretrain" / ".0abc.scratch"
+    fresh.mkdir(parents=True)
+    apart.fetch_state(fresh, settings(place))
+    assert complete(fresh / "checkpoints").name == newest
+    best = checkpoints(fresh).load(fresh / "checkpoints" / newest)[0].best_step
+    assert checkpoints(fresh).weights(best).is_file()
