@@ -21,6 +21,7 @@ NOT_BENCHMARKS = {
     "peak",
     "scale_data",
     "scale_phases",
+    "serving_hostile",
     "serving_plain",
     "serving_tools",
     "shapes",

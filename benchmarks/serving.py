@@ -2,31 +2,38 @@
 
 Cases: `load` (lists equal offline ones; beside the same model in this process and behind plain FastAPI + uvicorn),
 `overload` (ten times what it can do: only 200, 429 and 503), `faults` (replicas killed, bundles swapped, a broken one
-rolled back, under load), `feedback` (events while replicas are killed: each acknowledged one is there once), `soak`
-(memory and descriptors over minutes). Everything runs on this machine's loopback and is bounded.
+rolled back, under load), `feedback` (events while replicas and the database are killed: each acknowledged one is there
+once), `soak` (memory and descriptors over minutes), `hostile` (what must be refused, and memory meanwhile), `schema`
+(requests made from the published schema). Everything runs on this machine's loopback and is bounded.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import itertools
+import random
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import psutil
 
 from benchmarks.common import ROOT
-from benchmarks.serving_tools import Call, Offline, Seen, Service, closed_loop, mixed_calls, open_loop, served
-from genrec.data.readers.feedback import SQLITE_FILE
-from genrec.recommender import RecommendRequest
+from benchmarks.serving_hostile import hostile_calls
+from benchmarks.serving_tools import RUN, Call, Offline, Seen, Service, closed_loop, mixed_calls, open_loop, served
+from genrec.recommender import Recommender, RecommendRequest
+from serve.store import SQLITE_FILE, FeedbackStore, sqlite_url
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,7 +49,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seconds", type=float, default=30.0, help="overload: how long")
     parser.add_argument("--minutes", type=float, default=1.0, help="soak: how long")
     parser.add_argument("--rate", type=float, default=20.0, help="soak: requests a second")
-    parser.add_argument("--kills", type=int, default=4, help="faults, feedback: replicas killed")
+    parser.add_argument("--wish-every", type=float, default=10.0, help="soak: seconds from one instruction to the next")
+    parser.add_argument("--kills", type=int, default=4, help="faults, feedback: how often something is killed")
+    parser.add_argument("--postgresql", action="store_true", help="feedback: into a PostgreSQL server, killed as well")
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
@@ -145,7 +154,7 @@ def overload(args: argparse.Namespace, bundle: Path, folder: Path) -> dict[str, 
 
 
 def faults(args: argparse.Namespace, bundle: Path, folder: Path) -> dict[str, Any]:
-    """Replicas killed, bundles swapped and a broken one refused while clients go on; with one retry and without."""
+    """Replicas killed, bundles swapped and a broken one refused while clients go on; without a retry and with one."""
     if args.bundle is not None:
         raise SystemExit("faults: it makes two bundles of one catalog itself; leave out --bundle")
     other = _tiny(folder / "other", seed=1)
@@ -159,27 +168,28 @@ def faults(args: argparse.Namespace, bundle: Path, folder: Path) -> dict[str, An
     offline.prepare(calls)
     told: list[str] = []
     runs: dict[str, Any] = {}
-    with served(bundle, folder / "served", _port(), **{"serve.replicas": 2}) as service:
+    with served(bundle, folder / "served", _port(), **{"serve.replicas": 2, "serve.ingress.replicas": 2}) as service:
         for retries in (0, 1):
 
             async def events() -> None:
                 for number in range(args.kills):
                     await asyncio.sleep(2)
-                    killed = await asyncio.to_thread(service.kill, "recommender")
-                    told.append(f"killed {killed}")
+                    name = ("recommender", "ingress")[number % 2]
+                    if await asyncio.to_thread(service.kill, name):
+                        told.append(f"killed {name}")
                     step = (("swap", str(other)), ("swap", str(broken)), ("rollback",))[number % 3]
                     done = await asyncio.to_thread(service.command, *step)
                     told.append(f"{step[0]} {'refused' if done.returncode else 'done'}")
 
-            repeated = calls
             seen, seconds = asyncio.run(
-                closed_loop(service.url, repeated, args.clients, offline.check, retries=retries, beside=events)
+                closed_loop(service.url, calls, args.clients, offline.check, retries=retries, beside=events)
             )
-            lost = sum(count for status, count in seen.statuses.items() if status != 200)
             runs[f"retries_{retries}"] = {
-                "requests": len(repeated),
-                "lost": lost,
+                "requests": len(calls),
+                "lost": sum(count for status, count in seen.statuses.items() if status != 200),
                 "wrong": seen.wrong,
+                "retried": seen.retried,
+                "first_tries": dict(sorted(seen.first.items())),
                 "statuses": seen.statuses,
                 "seconds": round(seconds, 1),
                 **seen.percentiles(),
@@ -189,17 +199,14 @@ def faults(args: argparse.Namespace, bundle: Path, folder: Path) -> dict[str, An
         "ours": last["lost"] + last["wrong"],
         "theirs": runs["retries_0"]["lost"],
         "ratio": None,
-        "equal": last["lost"] == 0 and last["wrong"] == 0,
+        "equal": last["lost"] == 0 and last["wrong"] == 0 and runs["retries_0"]["wrong"] == 0,
         "runs": runs,
-        "events": told,
+        "events": dict(Counter(told)),
     }
 
 
 def feedback(args: argparse.Namespace, bundle: Path, folder: Path) -> dict[str, Any]:
-    """Events in batches of five while the ingress, which writes the store, is killed at random."""
-    import random
-    import sqlite3
-
+    """Events in batches of five while the ingress and, with --postgresql, the database are killed at random."""
     rng = random.Random(0)
     calls: list[Call] = []
     for batch in range(args.requests // 5):
@@ -214,22 +221,39 @@ def feedback(args: argparse.Namespace, bundle: Path, folder: Path) -> dict[str, 
         acknowledged.update(event["event_id"] for event in call[2]["events"])
         return bool(reply["stored"] + reply["duplicates"] == len(call[2]["events"]))
 
-    with served(bundle, folder / "served", _port()) as service:
+    killed: Counter[str] = Counter()
+    with contextlib.ExitStack() as stack:
+        database, settings = None, {}
+        if args.postgresql:
+            from tests.postgres import postgres_server
+
+            database = stack.enter_context(postgres_server())
+            settings = {"serve.store_url": database.url}
+        service = stack.enter_context(served(bundle, folder / "served", _port(), **settings))
 
         async def kills() -> None:
-            for _ in range(args.kills):
+            for number in range(args.kills):
                 await asyncio.sleep(rng.uniform(0.5, 2))
-                await asyncio.to_thread(service.kill, "ingress")
+                if database is not None and number % 2:
+                    await asyncio.to_thread(database.end, signal.SIGKILL)
+                    await asyncio.sleep(rng.uniform(0, 1))
+                    await asyncio.to_thread(database.start)
+                    killed["database"] += 1
+                elif await asyncio.to_thread(service.kill, "ingress"):
+                    killed["ingress"] += 1
 
         seen, seconds = asyncio.run(closed_loop(service.url, calls, args.clients, check, retries=120, beside=kills))
-        path = service.folder / "serving" / SQLITE_FILE
-        with sqlite3.connect(path) as store:
-            stored = [row[0] for row in store.execute("select event_id from feedback_events")]
+        url = database.url if database is not None else sqlite_url(service.folder / RUN / SQLITE_FILE)
+        store = FeedbackStore(url.replace("postgresql://", "postgresql+psycopg://", 1))
+        stored = [event.event_id for event in store.events()]
+        store.close()
     return {
         "ours": len(acknowledged - set(stored)),
         "theirs": 0,
         "ratio": None,
         "equal": acknowledged <= set(stored) and len(stored) == len(set(stored)) and seen.wrong == 0,
+        "store": "postgresql" if args.postgresql else "sqlite",
+        "killed": dict(killed),
         "acknowledged": len(acknowledged),
         "stored": len(stored),
         "twice": len(stored) - len(set(stored)),
@@ -240,52 +264,148 @@ def feedback(args: argparse.Namespace, bundle: Path, folder: Path) -> dict[str, 
 
 
 def soak(args: argparse.Namespace, bundle: Path, folder: Path) -> dict[str, Any]:
-    """A moderate rate for minutes: does memory grow, are descriptors left open?"""
+    """A moderate rate for minutes on the whole composed app: does memory grow, are descriptors left open?"""
     offline = Offline(bundle)
     calls = mixed_calls(offline.first, int(args.minutes * 60 * args.rate))
-    samples: list[tuple[float, float, int]] = []
-    with served(bundle, folder / "served", _port()) as service:
+    for place in range(0, len(calls), max(1, int(args.rate * args.wish_every))):
+        text = WISHES[place % len(WISHES)]
+        calls[place] = ("POST", "/v1/instructions", {"text": text, "user_id": f"client-{place % 50}", "k": 5})
+    del offline
+    samples: list[tuple[float, dict[str, tuple[float, float, int]]]] = []
+    with served(bundle, folder / "served", _port(), **COMPOSED) as service:
 
         async def story() -> Seen:
             flow = asyncio.ensure_future(open_loop(service.url, calls, args.rate, lambda *_: True))
             began = time.monotonic()
             while not flow.done():
-                samples.append((time.monotonic() - began, *await asyncio.to_thread(_held, service)))
-                await asyncio.sleep(2)
+                samples.append((time.monotonic() - began, await asyncio.to_thread(_held, service)))
+                await asyncio.wait({flow}, timeout=10)
             return await flow
 
         seen = asyncio.run(story())
     later = samples[len(samples) // 3 :]  # after the warm-up
-    times, memory, descriptors = (np.array(column, float) for column in zip(*later, strict=True))
-    slope = float(np.polyfit(times / 3600, memory, 1)[0]) if len(later) > 2 else float("nan")
+    hours = np.array([seconds / 3600 for seconds, _ in later])
+    parts = {}
+    for name in sorted(later[-1][1]):
+        rows = np.array([held.get(name, (np.nan,) * 3) for _, held in later], float)
+        parts[name] = {
+            "rss_mib": [round(float(rows[0, 0]), 1), round(float(rows[-1, 0]), 1)],
+            "own_mib": [round(float(rows[0, 1]), 1), round(float(rows[-1, 1]), 1)],
+            "own_slope_mib_an_hour": round(float(np.polyfit(hours, rows[:, 1], 1)[0]), 2),
+            "descriptors": [int(rows[0, 2]), int(rows[-1, 2])],
+        }
+    total = np.array([sum(one[1] for one in held.values()) for _, held in later])
+    slope = float(np.polyfit(hours, total, 1)[0])
     return {
         "ours": round(slope, 2),
         "theirs": 0,
         "ratio": None,
-        "equal": set(seen.statuses) <= {200, 503},
+        "equal": set(seen.statuses) <= {200, 429, 503},
         "minutes": args.minutes,
-        "memory_mib": [round(float(memory[0]), 1), round(float(memory[-1]), 1)],
-        "slope_mib_an_hour": round(slope, 2),
-        "descriptors": [int(descriptors[0]), int(descriptors[-1])],
+        "rate": args.rate,
+        "own_mib": [round(float(total[0]), 1), round(float(total[-1]), 1)],
+        "own_slope_mib_an_hour": round(slope, 2),
+        "parts": parts,
         "statuses": seen.statuses,
         **seen.percentiles(),
     }
 
 
-CASES = {"load": load, "overload": overload, "faults": faults, "feedback": feedback, "soak": soak}
+def hostile(args: argparse.Namespace, bundle: Path, folder: Path) -> dict[str, Any]:
+    """What must be refused, in rounds: statuses and messages of each, and the memory that is held before and after."""
+    attacks = hostile_calls()
+    rounds = max(4, args.requests // len(attacks))
+    statuses: dict[str, Counter[int]] = {attack.name: Counter() for attack in attacks}
+    messages: dict[str, str] = {}
+    wrong: list[str] = []
+    held: list[dict[str, tuple[float, float, int]]] = []
+    with served(bundle, folder / "served", _port(), **COMPOSED) as service, httpx.Client(timeout=180) as client:
+        for number in range(rounds):
+            if number in {rounds // 4, rounds // 2}:  # before it, first uses fill caches
+                held.append(_held(service))
+            for attack in attacks:
+                reply = client.request(attack.method, service.url + attack.path, **attack.sent())
+                statuses[attack.name][reply.status_code] += 1
+                told = attack.judged(reply)
+                if told is None:
+                    wrong.append(f"{attack.name}: {reply.status_code} {reply.text[:200]}")
+                elif told:
+                    messages[attack.name] = told
+        held.append(_held(service))
+        alive = service.ready()
+    growth = {name: [round(one[name][1], 1) for one in held if name in one] for name in sorted(held[-1])}
+    return {
+        "ours": len(wrong),
+        "theirs": 0,
+        "ratio": None,
+        "equal": not wrong and alive,
+        "rounds": rounds,
+        "statuses": {name: dict(counted) for name, counted in statuses.items()},
+        "messages": messages,
+        "wrong": wrong[:10],
+        "own_mib": growth,
+    }
 
 
-def _held(service: Service) -> tuple[float, int]:
-    """MiB that the replicas hold on their own, and their open descriptors."""
-    memory, descriptors = 0.0, 0
-    for name in ("ingress", "recommender"):
-        for process in service.replicas(name):
-            try:
-                memory += process.memory_full_info().uss / 2**20
+def schema(args: argparse.Namespace, bundle: Path, folder: Path) -> dict[str, Any]:
+    """Requests made by schemathesis from the schema of the whole composed app, valid ones and broken ones."""
+    from tests.serving_fuzz import fuzzed
+
+    model = Recommender.load(bundle)
+    users, items = [str(user) for user in model.bundle.interactions.user_ids[:200]], model.bundle.catalog.item_ids[:200]
+    with served(bundle, folder / "served", _port(), **COMPOSED) as service:
+        # Half valid, half broken; what takes nothing has valid requests alone, which are all the same.
+        seen = fuzzed(service.url, lambda _, takes: args.requests // 2 + 1 if takes else args.requests, users, items)
+        alive = service.ready()
+    return {
+        "ours": sum(count for counted in seen.values() for status, count in counted.items() if status >= 500),
+        "theirs": 0,
+        "ratio": None,
+        "equal": alive,
+        "operations": {label: dict(sorted(counted.items())) for label, counted in seen.items()},
+        "cases": sum(counted.total() for counted in seen.values()),
+    }
+
+
+COMPOSED = {
+    "serve.content": "true",
+    "serve.cached_lists": 1024,
+    "content.pictures.steps": 3,
+    "content.pictures.candidates": 1,
+}
+"""Pictures are made in few steps: it is the way through the parts that is tried, not what they draw."""
+WISHES = (
+    "something calmer",
+    "a comedy from the nineties",
+    "draw me a red apple in 3D style",
+    "the same but older",
+    "surprise me",
+    "a film with a detective",
+    "make me a green pear in 3D style",
+)
+CASES = {
+    "load": load,
+    "overload": overload,
+    "faults": faults,
+    "feedback": feedback,
+    "soak": soak,
+    "hostile": hostile,
+    "schema": schema,
+}
+
+
+def _held(service: Service) -> dict[str, tuple[float, float, int]]:
+    """Of each deployment, the proxy and the controller: MiB resident, MiB that are theirs alone, open descriptors."""
+    found = {}
+    for name, processes in service.parts().items():
+        resident, own, descriptors = 0.0, 0.0, 0
+        for process in processes:
+            with contextlib.suppress(psutil.Error):
+                memory = process.memory_full_info()
+                resident, own = resident + memory.rss / 2**20, own + memory.uss / 2**20
                 descriptors += process.num_fds()
-            except psutil.Error:
-                continue
-    return memory, descriptors
+        found[name] = (resident, own, descriptors)
+    return found
 
 
 def _direct(offline: Offline, calls: list[Call]) -> dict[str, Any]:

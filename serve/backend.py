@@ -167,6 +167,9 @@ class HandleBackend:
         try:
             told = await self._call("prepare", bundle, timeout_s=PREPARE_TIMEOUT_S)
         except ApiError as error:
+            if error.status == 503:  # no replica had room or lived long enough: that says nothing of the bundle
+                logger.warning("%s: not verified yet: %s", bundle, error.message)
+                return
             told = error.message
         except RayTaskError as error:
             told = f"loading it raised {error.cause!r}"

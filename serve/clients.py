@@ -1,7 +1,8 @@
-"""Back-pressure for each client: who holds as many requests as one may gets 429 at once, the others go on.
+"""Back-pressure: who holds as many requests as one may gets 429 at once, and beyond the room for lists everyone 503.
 
-A client is whoever sends the same key; without keys, whoever sends from the same address. The whole service's own limit
-is the queue of each deployment, which answers 503.
+A client is whoever sends the same key; without keys, whoever sends from the same address. The queue of each deployment
+is the last word on how much may wait; :class:`RoomGuard` says the same at the door, before a body is read, checked and
+its user looked up: under ten times the load, what is refused must cost next to nothing.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections import Counter
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from serve.errors import too_many
+from serve.errors import overloaded, too_many
 from serve.keys import OPEN_PATH
 
 
@@ -44,6 +45,35 @@ class ClientGuard:
             self._held[client] -= 1
             if not self._held[client]:
                 del self._held[client]
+
+
+class RoomGuard:
+    """ASGI middleware.
+
+    Args:
+        app: what it guards.
+        room: requests for lists that may be in flight: those that all replicas answer, and those that may wait.
+        paths: that share the room.
+    """
+
+    def __init__(self, app: ASGIApp, *, room: int, paths: frozenset[str]) -> None:
+        self.app = app
+        self.room, self.paths = room, paths
+        self._held = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Count the request for as long as it is answered."""
+        if scope["type"] != "http" or scope["path"] not in self.paths:
+            await self.app(scope, receive, send)
+            return
+        if self._held >= self.room:
+            await overloaded().response()(scope, receive, send)
+            return
+        self._held += 1
+        try:
+            await self.app(scope, receive, send)
+        finally:
+            self._held -= 1
 
 
 def _client(scope: Scope) -> bytes:

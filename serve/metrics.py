@@ -11,8 +11,10 @@ from contextlib import contextmanager
 from time import perf_counter
 
 from ray.util.metrics import Counter, Gauge, Histogram
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 _MS: list[float] = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 30000, 60000, 120000]
+REFUSALS = frozenset({401, 429, 503, 504})
 _SIZES: list[float] = [1, 2, 4, 8, 16, 32, 64, 128]
 
 
@@ -39,7 +41,7 @@ class IngressMetrics:
 
     def __init__(self) -> None:
         self._stage = Histogram("genrec_stage_ms", "time of a stage of a request", boundaries=_MS, tag_keys=("stage",))
-        self._refused = Counter("genrec_refused", "requests refused, by code", tag_keys=("code",))
+        self._refused = Counter("genrec_refused", "requests refused, by status of HTTP", tag_keys=("code",))
         self._decisions = Counter("genrec_decisions", "the instructor's decisions", tag_keys=("action",))
         self._verdicts = Counter("genrec_verdicts", "fidelity verdicts", tag_keys=("check", "passed"))
         self._waiting = Gauge("genrec_in_flight", "requests that the ingress holds")
@@ -66,9 +68,9 @@ class IngressMetrics:
             self._held -= 1
             self._waiting.set(self._held)
 
-    def refused(self, code: str) -> None:
+    def refused(self, status: int) -> None:
         """A request was refused."""
-        self._refused.inc(tags={"code": code})
+        self._refused.inc(tags={"code": str(status)})
 
     def decided(self, action: str) -> None:
         """The instructor decided."""
@@ -81,3 +83,25 @@ class IngressMetrics:
     def listed(self, version: str) -> None:
         """A list was made."""
         self._versions.inc(tags={"version": version})
+
+
+class RefusalMeter:
+    """ASGI middleware that counts requests refused through no mistake in them, whoever refuses them.
+
+    Args:
+        app: whose refusals are counted.
+        metrics: of the ingress.
+    """
+
+    def __init__(self, app: ASGIApp, *, metrics: IngressMetrics) -> None:
+        self.app, self.metrics = app, metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Look at the status that is sent."""
+
+        async def counted(message: Message) -> None:
+            if message["type"] == "http.response.start" and message["status"] in REFUSALS:
+                self.metrics.refused(message["status"])
+            await send(message)
+
+        await self.app(scope, receive, counted)

@@ -1,6 +1,7 @@
 """The routes around the real recommender, in process: replies, errors, the log, and the published schema."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from genrec.recommender import Recommender, RecommendRequest
 from serve.api import create_api
 from serve.errors import ApiError, not_ready, overloaded, timed_out
 from serve.journal import Journal
+from serve.metrics import IngressMetrics
 from serve.recommender import Answer, RecommenderLogic, Refusal
 from serve.store import FeedbackStore, sqlite_url
 from tests.serving import ITEMS, USERS, assembled_bundle
@@ -216,6 +218,39 @@ def test_one_client_may_hold_so_many_requests_and_no_more(logic: RecommenderLogi
     assert (first.status_code, second.status_code, other.status_code) == (200, 429, 404)
     assert int(second.headers["retry-after"]) >= 1
     assert second.json()["error"]["code"] == "too_many_requests"
+
+
+def test_beyond_the_room_for_lists_requests_are_refused_at_the_door_and_counted(
+    logic: RecommenderLogic, store: FeedbackStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began, go_on, counted = asyncio.Event(), asyncio.Event(), Counter[int]()
+    monkeypatch.setattr(IngressMetrics, "refused", lambda _, status: counted.update([status]))
+
+    class Slow(InProcess):
+        async def recommend(self, request: RecommendRequest, catalog: str | None = None) -> Answer | Refusal:
+            began.set()
+            await go_on.wait()
+            return await super().recommend(request, catalog)
+
+    limits = LIMITS.model_copy(update={"max_ongoing_requests": 1, "max_queued_requests": 1})
+    api = create_api(limits, Slow(logic), Journal(store))
+
+    async def together() -> tuple[list[httpx.Response], httpx.Response, httpx.Response]:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app=api), base_url="http://host") as client:
+            held = [asyncio.ensure_future(client.post("/v1/recommendations", json={"user_id": "u1"})) for _ in "ab"]
+            await began.wait()
+            await asyncio.sleep(0.05)
+            refused = await client.post("/v1/recommendations", content=b"no JSON: it is not even read")
+            other = await client.get("/v1/items")
+            go_on.set()
+            return await asyncio.gather(*held), refused, other
+
+    held, refused, other = asyncio.run(together())
+    assert [reply.status_code for reply in held] == [200, 200]
+    assert (refused.status_code, refused.json()["error"]["code"]) == (503, "overloaded")
+    assert int(refused.headers["retry-after"]) >= 1
+    assert other.status_code == 200
+    assert counted == {503: 1}
 
 
 def test_requests_have_different_ids(client: TestClient) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from ray.exceptions import RayTaskError
+from ray.serve.exceptions import BackPressureError
 
 from genrec.recommender import RecommendRequest
 from serve.backend import HandleBackend
@@ -62,12 +63,16 @@ class Handle:
     def __init__(self, broken: set[str]) -> None:
         self.broken, self.asked = broken, Counter[str]()
         self.loads: list[str] = []
+        self.full = 0
 
     def __getattr__(self, name: str) -> Any:
         def remote(*arguments: Any) -> Any:
             async def answer() -> Any:
                 bundle = arguments[-1]
                 if name == "prepare":
+                    if self.full:
+                        self.full -= 1
+                        raise BackPressureError(1, 1)
                     self.loads.append(bundle)
                     return f"{bundle}: altered" if bundle in self.broken else (f"version of {bundle}", "s")
                 self.asked[bundle] += 1
@@ -128,6 +133,18 @@ def test_a_bundle_is_routed_to_only_after_it_has_passed(tmp_path: Path) -> None:
     assert rollouts.read()["default"].previous == "a"
     assert [bundle for bundle in handle.loads if bundle != "x"] == ["broken", "b"], "x: a further catalog, warmed up"
     assert not handle.asked["broken"]
+
+
+def test_a_full_queue_says_nothing_of_a_bundle(tmp_path: Path) -> None:
+    ingress, handle, rollouts = backend(tmp_path, set())
+    handle.full = 3
+
+    async def story() -> None:
+        rollouts.change("default", lambda one: one.want("b", 1.0))
+        await followed(ingress, lambda: rollouts.read()["default"].stable == "b")
+
+    asyncio.run(asyncio.wait_for(story(), 30))
+    assert (handle.full, rollouts.read()["default"].refused) == (0, None)
 
 
 def test_a_canary_that_fails_is_answered_for_and_dropped_and_no_request_is_lost(tmp_path: Path) -> None:
