@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 
 import psutil
 
-END_S = 40.0
+END_S = 10.0
+"""After a signal, until force is used."""
 
 
 @dataclass(frozen=True)
