@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import Progress as Bar
 
 from genrec.config import Settings
+from genrec.errors import SettingsError
 
 # What is trained, and which module's run(options, settings, console) trains it.
 TRAINERS = {
@@ -30,6 +31,9 @@ EVALUATED = {
     "instructor": "genrec.content.instructor.command",
     "fidelity": "genrec.content.fidelity.command",
 }
+ALL = "all"
+NEED_CORPUS = {("train", "creator"), ("train", "encoder"), ("train", "judge"),
+               ("evaluate", "creator"), ("evaluate", "editor"), ("evaluate", ALL)}  # fmt: skip
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -47,7 +51,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     train.add_argument("--out", type=Path, metavar="DIR", help="where the weights go; a cut-off run there goes on")
     train.add_argument("--packages", type=Path, metavar="DIR", help="npm tarballs (upscaler)")
     train.add_argument("--steps", type=int, metavar="N", help="training steps (default: the recipe's)")
-    train.add_argument("--minutes", type=float, metavar="M", help="train so long instead (creator, upscaler)")
+    train.add_argument(
+        "--minutes", type=float, metavar="M", help="train so long instead (creator, upscaler, encoder, judge)"
+    )
     train.add_argument("--seed", type=int, metavar="N", help="other than the recipe's")
     train.add_argument("--width", type=int, metavar="D", help="width of the creator's network (default: 192)")
     train.add_argument("--layers", type=int, metavar="L", help="its blocks (default: 6)")
@@ -60,8 +66,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     create.add_argument("--seed", type=int, default=0, metavar="N", help="the same seed makes the same picture")
     create.add_argument("--library", type=Path, metavar="DIR", help="of assets, reports, keys (default: run.directory)")
     create.add_argument("--negative", default="", metavar="WORDS", help="what must not be seen")
-    evaluate = parts.add_parser("evaluate", help="measure a part")
-    evaluate.add_argument("part", choices=sorted(EVALUATED))
+    evaluate = parts.add_parser("evaluate", help="measure a part, or all; content.html in OUT shows what was measured")
+    evaluate.add_argument("part", choices=[*sorted(EVALUATED), ALL])
     evaluate.add_argument("--corpus", type=Path, metavar="DIR", help="what `content corpus` wrote")
     evaluate.add_argument("--out", type=Path, default=Path("content-evaluation"), metavar="DIR", help="figures, sheets")
     evaluate.add_argument("--seed", type=int, default=0, metavar="N", help="of what is drawn at random")
@@ -71,8 +77,13 @@ def run_content(options: argparse.Namespace, settings: Settings, console: Consol
     """Run the part that the options name.
 
     Raises:
-        GenrecError: a mistake that the user can mend.
+        SettingsError: the part needs a corpus and none is named.
+        GenrecError: another mistake that the user can mend.
     """
+    if (options.content, getattr(options, "part", "")) in NEED_CORPUS and options.corpus is None:
+        raise SettingsError(
+            f"content {options.content} {options.part}: --corpus is missing; build one with `genrec content corpus`"
+        )
     if options.content == "corpus":
         _corpus(options, console)
     elif options.content == "train":
@@ -80,7 +91,9 @@ def run_content(options: argparse.Namespace, settings: Settings, console: Consol
     elif options.content == "create":
         importlib.import_module("genrec.content.creator.command").create(options, settings, console)
     else:
-        importlib.import_module(EVALUATED[options.part]).evaluate(options, settings, console)
+        for part in EVALUATED if options.part == ALL else (options.part,):
+            importlib.import_module(EVALUATED[part]).evaluate(options, settings, console)
+        console.print(str(importlib.import_module("genrec.content.evaluation_page").write_page(options.out)))
 
 
 def _corpus(options: argparse.Namespace, console: Console) -> None:

@@ -11,7 +11,7 @@ import hashlib
 import logging
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +22,7 @@ from genrec.artifacts import file_digest
 
 log = logging.getLogger(__name__)
 KEY_BYTES = 16
+Encoded = tuple[NDArray[np.int64], NDArray[np.float32]]
 
 
 def text_keys(texts: Sequence[str]) -> NDArray[np.void]:
@@ -36,6 +37,31 @@ class EmbeddingCache:
     def __init__(self, directory: Path, dimension: int) -> None:
         self.directory = directory
         self.dimension = dimension
+
+    def embed(self, texts: Sequence[str], encode: Callable[[Sequence[str]], Iterable[Encoded]]) -> NDArray[np.float32]:
+        """Embeddings of all texts; what is not there is encoded and kept.
+
+        Args:
+            texts: N texts.
+            encode: gives embeddings of texts, in groups of (rows of its argument, float32 rows); each group is kept
+                as soon as it comes.
+
+        Returns:
+            float32 [N, E].
+        """
+        embeddings_NE = np.empty((len(texts), self.dimension), dtype=np.float32)
+        unique_keys, first, inverse = np.unique(text_keys(texts), return_index=True, return_inverse=True)
+        # One buffer: a text's embedding goes to the first item that has it, and is copied to the others at the end.
+        missing = self.read(unique_keys, embeddings_NE, first)
+        log.info("encoding %d of %d texts, %d are cached", len(missing), len(texts), len(unique_keys) - len(missing))
+        if len(missing):
+            for rows, encoded in encode([texts[at] for at in first[missing]]):
+                embeddings_NE[first[missing[rows]]] = encoded
+                self.write(unique_keys[missing[rows]], encoded)
+        source = first[inverse.reshape(-1)]
+        repeated = np.flatnonzero(source != np.arange(len(texts)))
+        embeddings_NE[repeated] = embeddings_NE[source[repeated]]
+        return embeddings_NE
 
     def read(self, keys: NDArray[np.void], into_NE: NDArray[np.float32], rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """Look up sorted, distinct keys, file by file, so no more than one file is held beside the result.

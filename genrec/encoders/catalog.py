@@ -7,7 +7,6 @@ is done: a killed run repeats at most one group.
 
 from __future__ import annotations
 
-import logging
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,13 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genrec.config.sections import EncoderSettings
-from genrec.encoders.cache import EmbeddingCache, text_keys
+from genrec.encoders.cache import EmbeddingCache, Encoded
 from genrec.encoders.protocol import TextEncoder
 from genrec.encoders.registry import fit_encoder
 
-log = logging.getLogger(__name__)
 GROUP_TEXTS = 16_384
-Encoded = tuple[NDArray[np.int64], NDArray[np.float32]]
 
 
 def encode_catalog(
@@ -42,22 +39,8 @@ def encode_catalog(
         float32 [N, E], rows of length 1.
     """
     encoder = fit_encoder(texts, settings) if encoder is None else encoder
-    embeddings_NE = np.empty((len(texts), encoder.dimension), dtype=np.float32)
-    keys = text_keys(texts)
-    unique_keys, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
     cache = EmbeddingCache(cache_dir / encoder.identity, encoder.dimension)
-    # One buffer: a text's embedding goes to the first item that has it, and is copied to the others at the end.
-    missing = cache.read(unique_keys, embeddings_NE, first)
-    log.info("encoding %d of %d texts, %d are cached", len(missing), len(texts), len(unique_keys) - len(missing))
-    if len(missing):
-        missing_texts = [texts[at] for at in first[missing]]
-        for rows, encoded in _grouped(_encoded_batches(missing_texts, encoder, settings.batch_size)):
-            embeddings_NE[first[missing[rows]]] = encoded
-            cache.write(unique_keys[missing[rows]], encoded)
-    source = first[inverse.reshape(-1)]
-    repeated = np.flatnonzero(source != np.arange(len(texts)))
-    embeddings_NE[repeated] = embeddings_NE[source[repeated]]
-    return embeddings_NE
+    return cache.embed(texts, lambda missing: _grouped(_encoded_batches(missing, encoder, settings.batch_size)))
 
 
 def _encoded_batches(texts: Sequence[str], encoder: TextEncoder, batch_size: int) -> Iterator[Encoded]:

@@ -29,8 +29,6 @@ def _train_creator(options: argparse.Namespace, settings: Settings, console: Con
     from genrec.content.creator.run import train_alone
     from genrec.content.creator.train import TrainOptions
 
-    if options.corpus is None:
-        raise SettingsError("content train creator: --corpus is missing; build one with `genrec content corpus`")
     shape = NetworkShape()
     width = options.width or shape.width
     shape = replace(shape, width=width, heads=max(1, width // 64), hidden=3 * width)

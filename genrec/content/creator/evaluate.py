@@ -30,7 +30,6 @@ from genrec.content.corpus import COLOURS, read_corpus
 from genrec.content.corpus.drawings import recoloured
 from genrec.content.creator.creator import Creator
 from genrec.content.creator.words import parse
-from genrec.errors import SettingsError
 
 PROMPTS = 100
 SHEET = 48
@@ -68,15 +67,12 @@ def evaluate(options: argparse.Namespace, settings: Settings, console: Console) 
     """Measure the creator of the settings; writes creator.json and creator.png to ``options.out``.
 
     Raises:
-        SettingsError: no corpus was named.
         ArtifactError: the judge's or the encoder's weights are missing.
     """
     from genrec.content.creator.command import chooser
     from genrec.content.providers import load_maker
     from genrec.content.vision import load_encoder
 
-    if options.corpus is None:
-        raise SettingsError("content evaluate creator: --corpus is missing; build one with `genrec content corpus`")
     pictures = settings.content.pictures
     begin = time.perf_counter()
     maker = load_maker(pictures)

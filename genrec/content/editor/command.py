@@ -14,7 +14,7 @@ from rich.table import Table
 from genrec.config import Settings
 from genrec.content.contracts import PictureMaker
 from genrec.content.evaluation import Row, Stage, clips, thumbnails
-from genrec.errors import ArtifactError, SettingsError
+from genrec.errors import ArtifactError
 
 USERS, CREATION_USERS, PAIRS = 100, 12, 40
 TILE = 96
@@ -24,14 +24,11 @@ def evaluate(options: argparse.Namespace, settings: Settings, console: Console) 
     """Measure choices and edits; writes editor.json and contact sheets to ``options.out``.
 
     Raises:
-        SettingsError: no corpus was named.
         ArtifactError: the encoder's or the judge's weights are missing.
     """
     from genrec.content.providers import load_maker
     from genrec.content.vision import load_encoder
 
-    if options.corpus is None:
-        raise SettingsError("content evaluate editor: --corpus is missing; build one with `genrec content corpus`")
     encoder, judge = load_encoder(), load_encoder("judge")
     options.out.mkdir(parents=True, exist_ok=True)
     stage = Stage(options.corpus, encoder, judge, users=USERS, seed=options.seed)

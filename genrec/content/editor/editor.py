@@ -24,8 +24,9 @@ from genrec.content.contracts import (
     Slots,
 )
 from genrec.content.creator.words import parse
+from genrec.content.digests import bytes_digest
 from genrec.content.editor.cards import CardWriter, draw_card
-from genrec.content.editor.media import ItemMedia, content_hash
+from genrec.content.editor.media import ItemMedia
 from genrec.content.editor.operators import asked_colour, asked_operators, recolour
 from genrec.content.editor.restyling import Restyler
 from genrec.content.video import (
@@ -122,7 +123,7 @@ class Editor:
             "cosine": float(cosines(vectors_FD, wish)[best]),
             "frames": float(len(samples.frames)),
         }
-        return self._draft(item, "image", (samples.frames[best],), "thumbnail", content_hash(video), details=details)
+        return self._draft(item, "image", (samples.frames[best],), "thumbnail", bytes_digest(video), details=details)
 
     def clip(self, item: int, taste: FloatArray | None = None, *, seconds: tuple[float, float] | None = None) -> Draft:
         """The part of the item's video that suits the user best (without a taste: the most typical), MP4, no sound.
@@ -142,7 +143,7 @@ class Editor:
         )
         shown = tuple(frame for frame, time in zip(samples.frames, samples.times_F, strict=True) if begin <= time < end)
         details: dict[str, str | float] = {"begin": begin, "end": end, "cosine": score}
-        source = content_hash(video)
+        source = bytes_digest(video)
         return self._draft(item, "video", shown, "clip", source, details=details, video=cut)
 
     def animate(self, item: int | None, *, picture: Image.Image | None = None, caption: str | None = None) -> Draft:
@@ -216,7 +217,7 @@ class Editor:
         model = MODEL if words.writer == "template" else words.writer
         return Draft(
             "edit", "card", title, (draw_card(picture, words.text),), words.text, model, 0, item,
-            () if data is None else (content_hash(data),), None, details,
+            () if data is None else (bytes_digest(data),), None, details,
         )  # fmt: skip
 
     def _edited(
@@ -259,13 +260,13 @@ class Editor:
         if item is None:
             if given is None:
                 raise DataError("edit: no item is named and no picture given; say which item of the list to edit")
-            return given.convert("RGB"), content_hash(picture_bytes(given))
+            return given.convert("RGB"), bytes_digest(picture_bytes(given))
         data = self.media.picture(item)
         if data is None:
             raise DataError(
                 f"{self._name(item)} has no picture to edit; choose an item that has one, or ask for something new"
             )
-        return load_picture(data, name=self._name(item)), content_hash(data)
+        return load_picture(data, name=self._name(item)), bytes_digest(data)
 
     def _title(self, item: int | None) -> str:
         return "" if item is None else self.media.title(item)

@@ -6,7 +6,6 @@ name should not (``/``, for one).
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
@@ -77,8 +76,3 @@ class FolderMedia:
         if not 0 <= item < len(self.item_ids):
             raise DataError(f"item {item}: the catalog has items 0 to {len(self.item_ids) - 1}")
         return item
-
-
-def content_hash(data: bytes) -> str:
-    """SHA-256 (hex) of a file: how drafts name what they were made from."""
-    return hashlib.sha256(data).hexdigest()

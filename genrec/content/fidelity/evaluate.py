@@ -16,12 +16,12 @@ from PIL import Image
 
 from genrec.config.content import FidelitySettings
 from genrec.content.contracts import Draft
+from genrec.content.digests import draft_digest
 from genrec.content.fidelity import marking, watermark
 from genrec.content.fidelity import redteam_pictures as drawn
 from genrec.content.fidelity.authenticity import Authenticity
 from genrec.content.fidelity.build import WORD_CHECKS, build_checks
 from genrec.content.fidelity.context import Check, ReviewContext, Subject
-from genrec.content.fidelity.digests import draft_digest
 from genrec.content.fidelity.identifiability import Identifiability
 from genrec.content.fidelity.keys import signing_keys
 from genrec.content.fidelity.legality import Legality, ProtectedPictures

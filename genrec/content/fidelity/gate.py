@@ -11,9 +11,9 @@ from pathlib import Path
 
 from genrec.config.content import FidelitySettings
 from genrec.content.contracts import Draft, FidelityReport, ImageTextEncoder
+from genrec.content.digests import bytes_digest, draft_digest
 from genrec.content.fidelity.build import CHECKS, WORD_CHECKS, build_checks, policy_version
 from genrec.content.fidelity.context import ReviewContext, Subject
-from genrec.content.fidelity.digests import bytes_digest, draft_digest
 from genrec.content.fidelity.log import ReportLog
 from genrec.content.fidelity.runner import InlineRunner, ProcessRunner, Runner
 from genrec.errors import GenrecError

@@ -8,9 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from genrec.content.contracts import Verdict
+from genrec.content.digests import draft_digest
 from genrec.content.fidelity import marking
 from genrec.content.fidelity.context import Subject
-from genrec.content.fidelity.digests import draft_digest
 from genrec.content.fidelity.keys import SigningKeys
 from genrec.content.fidelity.watermark import bit_agreement
 

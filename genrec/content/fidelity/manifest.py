@@ -15,8 +15,8 @@ import c2pa
 
 from genrec import __version__
 from genrec.content.contracts import Draft
+from genrec.content.digests import draft_digest
 from genrec.content.fidelity.context import Ingredient
-from genrec.content.fidelity.digests import draft_digest
 from genrec.content.fidelity.keys import DEVELOPMENT, SigningKeys
 
 TRAINED = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"

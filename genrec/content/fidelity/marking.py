@@ -13,9 +13,9 @@ from typing import Any
 from PIL import Image, ImageDraw, ImageFont
 
 from genrec.content.contracts import Draft
+from genrec.content.digests import draft_digest
 from genrec.content.fidelity import manifest, watermark
 from genrec.content.fidelity.context import Ingredient
-from genrec.content.fidelity.digests import draft_digest
 from genrec.content.fidelity.keys import SigningKeys
 
 PNG, MP4 = "image/png", "video/mp4"

@@ -12,7 +12,6 @@ Shape letters: N items, E embedding width, F signs.
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections import defaultdict
 from collections.abc import Sequence
@@ -24,12 +23,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors.numpy import load_file, save_file
 from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.preprocessing import normalize
 
-from genrec.artifacts import digest
 from genrec.content.instructor.words import STOP, content_words, stem, words, years
+from genrec.encoders.cache import EmbeddingCache
 
 if TYPE_CHECKING:
     from genrec.data.load import Catalog
@@ -104,25 +102,33 @@ class CatalogView:
             titles: by item index.
             texts: by item index.
             encoder: the instructor's own (:attr:`Instructor.encoder`).
-            cache: directory where the embeddings of this very catalog are kept for the next time.
+            cache: directory where embeddings are kept by text for the next time.
         """
         titles, texts = list(titles), list(texts)
-        path = None if cache is None else cache / f"{digest([encoder.identity, titles, texts])[:16]}.safetensors"
-        if path is not None and path.is_file():
-            held = load_file(path)
-            return cls(titles, texts, held["texts"], held["titles"], load_aliases())
-        text_NE, title_NE = encoder.encode(texts), encoder.encode([plain_title(title) for title in titles])
-        if path is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            aside = path.with_suffix(f".{os.getpid()}.partial")
-            save_file({"texts": text_NE, "titles": title_NE}, aside)
-            aside.rename(path)
-        return cls(titles, texts, text_NE, title_NE, load_aliases())
+        said = [*texts, *(plain_title(title) for title in titles)]
+        if cache is None:
+            embeddings = encoder.encode(said)
+        else:
+            kept = EmbeddingCache(cache / encoder.identity, encoder.dimension)
+            embeddings = kept.embed(said, lambda missing: [(np.arange(len(missing)), encoder.encode(missing))])
+        return cls(titles, texts, embeddings[: len(texts)], embeddings[len(texts) :], load_aliases())
 
     @classmethod
     def of_catalog(cls, catalog: Catalog, encoder: TextEncoder, cache: Path | None = None) -> CatalogView:
         """The view of a bundle's catalog; see :meth:`build`."""
         return cls.build(catalog.titles, catalog.texts, encoder, cache)
+
+    def extended(
+        self, titles: Sequence[str], texts: Sequence[str], text_AE: FloatArray, title_AE: FloatArray
+    ) -> CatalogView:
+        """A second view with further items behind these, embedded by the same encoder."""
+        return CatalogView(
+            [*self.titles, *titles],
+            [*self.texts, *texts],
+            np.concatenate([self.text_NE, text_AE]),
+            np.concatenate([self.title_NE, title_AE]),
+            self.aliases,
+        )
 
     def __len__(self) -> int:
         return len(self.titles)

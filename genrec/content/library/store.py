@@ -18,9 +18,9 @@ from PIL import Image
 
 from genrec.config.content import FidelitySettings
 from genrec.content.contracts import Draft, FidelityReport
+from genrec.content.digests import bytes_digest, draft_digest
 from genrec.content.fidelity import marking, watermark
 from genrec.content.fidelity.context import ReviewContext
-from genrec.content.fidelity.digests import bytes_digest, draft_digest
 from genrec.content.fidelity.gate import KEYS, REPORTS
 from genrec.content.fidelity.identifiability import Identifiability
 from genrec.content.fidelity.keys import locked, signing_keys

@@ -43,7 +43,7 @@ class TowerTraining(BaseModel):
     tower: TowerConfig
     augmentation: Augmentation = Augmentation()
     seed: int = 0
-    steps: PositiveInt = 6000
+    steps: PositiveInt = 3000
     minutes: PositiveFloat | None = Field(None, description="train so long instead; the schedule follows the clock")
     concepts: PositiveInt = Field(64, description="concepts of a batch, two pictures each")
     own_share: float = Field(0.75, description="of the pictures drawn as they are; the others in another colour")

@@ -17,7 +17,8 @@ from PIL import Image, ImageDraw, ImageOps
 
 from genrec.config.content import EditorSettings
 from genrec.content.contracts import Decision, Slots
-from genrec.content.editor import Attempt, Editor, FolderMedia, Restyler, choose, content_hash, style_named
+from genrec.content.digests import bytes_digest
+from genrec.content.editor import Attempt, Editor, FolderMedia, Restyler, choose, style_named
 from genrec.content.editor.cards import CardWriter, card_words
 from genrec.content.editor.operators import asked_colour, asked_operators, recolour
 from genrec.content.vision.reading import picture_bytes
@@ -160,7 +161,7 @@ def test_the_ladder_stops_where_the_source_would_be_lost():
 
 def test_every_edit_names_its_source(media):
     editor = Editor(ColourEncoder(), media, EditorSettings(floor=0.2), Blender())
-    digest = content_hash(media.picture(0))
+    digest = bytes_digest(media.picture(0))
     exact = editor.edit(0, "make it black and white")
     assert (exact.action, exact.medium, exact.source_item, exact.ingredients) == ("edit", "image", 0, (digest,))
     assert exact.title == "red apple (grayscale)"
@@ -173,7 +174,7 @@ def test_every_edit_names_its_source(media):
     assert painted.details["strength"] in EditorSettings().strengths
     own = editor.apply(edit_decision(operation="adjust"), "darker", picture=apple())
     assert own.source_item is None
-    assert own.ingredients == (content_hash(picture_bytes(apple())),)
+    assert own.ingredients == (bytes_digest(picture_bytes(apple())),)
 
 
 def test_items_without_a_picture_are_told(media):
@@ -213,7 +214,7 @@ def test_thumbnail_and_clip_of_a_real_film(media):
     fine = presentable(samples.frames)
     best = max((place for place in range(len(rows)) if fine[place]), key=lambda place: float(rows[place] @ taste))
     assert thumbnail.frames[0].tobytes() == samples.frames[best].tobytes()
-    assert thumbnail.ingredients == (content_hash(film),)
+    assert thumbnail.ingredients == (bytes_digest(film),)
     clip = editor.apply(edit_decision(source_item=1, medium="video"), "a short clip of it", taste=taste)
     assert clip.video is not None
     assert clip.details["begin"] <= samples.times_F[17] < clip.details["end"]

@@ -137,7 +137,7 @@ def test_restyling_is_measured_against_the_true_drawing(stage):
 
 def test_perceptual_distance_is_symmetric_and_zero_for_the_same():
     torch.manual_seed(1)
-    tower = ImageTower(TowerConfig(block="convnext", widths=(8, 8), depths=(1, 1), dimension=8, styles=STYLES)).eval()
+    tower = ImageTower(TowerConfig(block="patch", widths=(8, 8), depths=(1, 1), dimension=8, styles=STYLES)).eval()
     ours, theirs = [drawing(0, 0, 0), drawing(1, 1, 1)], [drawing(3, 4, 0), drawing(1, 1, 2)]
     there, back = perceptual_distance(tower, ours, theirs), perceptual_distance(tower, theirs, ours)
     assert there == pytest.approx(back)

@@ -148,14 +148,14 @@ def test_search_finds_titles_kinds_years_and_slips(view, encoder):
 def test_embeddings_of_a_catalog_are_kept_for_the_next_time(tmp_path, view, encoder):
     texts = list(view.texts)
     first = CatalogView.build(TITLES, texts, encoder, tmp_path)
-    (kept,) = tmp_path.iterdir()
+    (kept,) = (tmp_path / encoder.identity).iterdir()
     written = kept.stat().st_mtime_ns
     again = CatalogView.build(TITLES, texts, encoder, tmp_path)
     assert (again.text_NE == first.text_NE).all()
     assert (again.title_NE == first.title_NE).all()
     assert kept.stat().st_mtime_ns == written
     CatalogView.build(TITLES, [*texts[:-1], "another"], encoder, tmp_path)
-    assert len(list(tmp_path.iterdir())) == 2
+    assert len(list((tmp_path / encoder.identity).iterdir())) == 2
 
 
 @pytest.mark.parametrize(

@@ -82,10 +82,11 @@ def sentence_vectors(examples) -> dict[str, np.ndarray]:
     return {text: row / np.linalg.norm(row) for text, row in rows.items()}
 
 
-@pytest.mark.parametrize("block", ["residual", "convnext"])
-def test_a_tower_gives_unit_vectors_and_styles_one_picture_at_a_time_or_together(block):
+@pytest.mark.parametrize("pool", ["moments", "places"])
+@pytest.mark.parametrize("block", ["residual", "patch"])
+def test_a_tower_gives_unit_vectors_and_styles_one_picture_at_a_time_or_together(block, pool):
     torch.manual_seed(0)
-    tower = ImageTower(config(block)).eval()
+    tower = ImageTower(config(block).model_copy(update={"pool": pool, "hidden": (12,)})).eval()
     batch = as_batch([drawing(shape, 1, "green") for shape in SHAPES])
     assert batch.shape == (4, 3, 64, 64)
     assert float(batch.min()) >= -1
@@ -120,6 +121,9 @@ def test_augmentation_keeps_shape_range_and_white_ground_and_can_be_nothing():
     assert torch.allclose(mirrored, batch.flip(3), atol=1e-4)
     shifted = Augmentation(turn=0, shift=0.3, zoom=0, mirror=0, brightness=0)(torch.ones(3, 3, 64, 64), generator)
     assert torch.allclose(shifted, torch.ones(3, 3, 64, 64), atol=1e-5)  # what comes in from outside is white
+    softened = Augmentation(turn=0, shift=0, zoom=0, mirror=0, brightness=0, soften=1)(batch, generator)
+    assert 0 < float((softened - batch).abs().mean()) < 0.1  # edges are blurred, the rest stays
+    assert torch.allclose(softened.mean(dim=(2, 3)), batch.mean(dim=(2, 3)), atol=0.02)
 
 
 def test_copies_in_other_colours_leave_out_the_unseen_ones(corpus):
@@ -185,6 +189,9 @@ def test_a_batch_holds_two_drawings_of_each_concept_and_knows_what_is_true(corpu
         assert sorted(batch.concept_B.tolist()) == [0, 0, 1, 1, 2, 2, 3, 3]
         assert batch.true_BB.diagonal().all()
         assert not batch.true_BB[batch.concept_B[:, None] != batch.concept_B[None, :]].any()
+    plain = TowerTraining(tower=config(), concepts=4, steps=1, own_share=1.0)
+    own = Batches(examples, sentence_vectors(examples), plain)
+    assert not any(examples.turned_N[own._two_rows(concept)].any() for concept in range(4) for _ in range(20))
 
 
 def test_a_tower_learns_four_shapes_and_the_same_seed_gives_the_same_weights(corpus):

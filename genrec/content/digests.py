@@ -1,4 +1,4 @@
-"""Content hashes: what a report is about, and how a file is named."""
+"""Content hashes: what a report is about, how a file is named, what a draft was made from."""
 
 from __future__ import annotations
 
