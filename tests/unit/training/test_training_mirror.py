@@ -135,7 +135,7 @@ def test_a_node_apart_takes_the_copies_for_the_only_checkpoints(tmp_path):
     train(here, place, checkpoint_steps=5, max_steps=10)
     apart.send_curves(here, settings(place))
     train(away, checkpoint_steps=5, max_steps=15, learning_rate=0.5)
-    newest = checkpoints(here).latest().name
+    newest = checkpoints(here).path(10).name
     assert (away / "checkpoints" / newest).is_dir()
     assert tree(away / "checkpoints" / newest) != tree(here / "checkpoints" / newest)
     apart.fetch_state(away, settings(place))
