@@ -134,7 +134,7 @@ def test_a_node_apart_takes_the_copies_for_the_only_checkpoints(tmp_path):
     here, away = (tmp_path / node / "pretrain" / ".0abc.scratch" for node in ("here", "away"))
     train(here, place, checkpoint_steps=5, max_steps=10)
     apart.send_curves(here, settings(place))
-    train(away, checkpoint_steps=5, max_steps=15, learning_rate=0.5)
+    train(away, checkpoint_steps=10, max_steps=11, learning_rate=0.5)
     newest = checkpoints(here).path(10).name
     assert (away / "checkpoints" / newest).is_dir()
     assert tree(away / "checkpoints" / newest) != tree(here / "checkpoints" / newest)
