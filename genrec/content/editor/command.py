@@ -16,7 +16,7 @@ from genrec.content.contracts import PictureMaker
 from genrec.content.evaluation import Row, Stage, clips, thumbnails
 from genrec.errors import ArtifactError
 
-USERS, CREATION_USERS, PAIRS = 100, 12, 40
+USERS, CREATION_USERS, PAIRS = 100, 40, 40
 TILE = 96
 
 

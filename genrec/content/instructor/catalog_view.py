@@ -26,7 +26,8 @@ from numpy.typing import NDArray
 from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.preprocessing import normalize
 
-from genrec.content.instructor.words import STOP, content_words, stem, words, years
+from genrec.content.instructor.lexicon import RECALLING, SOFT, SOFT_SHARE
+from genrec.content.instructor.words import STOP, content_words, fold, stem, words, years
 from genrec.encoders.cache import EmbeddingCache
 
 if TYPE_CHECKING:
@@ -50,6 +51,11 @@ SIGNS = (
     "years_met",
     "coverage_of_best",
     "cosine_of_best",
+    "title_named",
+    "kinds_said",
+    "kinds_share",
+    "recalled",
+    "plain_missing",
 )
 """Names of the features of :attr:`Found.signs`."""
 NEAR_SPELLING = 0.55
@@ -151,6 +157,19 @@ class CatalogView:
         return [frozenset(content_words(plain_title(title))) or frozenset(words(title)) for title in self.titles]
 
     @cached_property
+    def _named_by(self) -> dict[str, list[tuple[int, list[str]]]]:
+        """Items with the words of their titles, by the rarest word of each; those that no text names are left out."""
+        found: dict[str, list[tuple[int, list[str]]]] = defaultdict(list)
+        for item, name in enumerate(self.titles):
+            title = words(plain_title(name))
+            telling = [word for word in title if word not in STOP and word not in self.aliases]
+            alone = len(title) == 1
+            if not telling or (alone and (len(title[0]) < 5 or len(self._postings.get(title[0], ())) > 3)):
+                continue
+            found[min(telling, key=lambda word: len(self._postings.get(word, ())))].append((item, title))
+        return found
+
+    @cached_property
     def _spelling(self) -> tuple[CountVectorizer, list[str], object]:
         vocabulary = [word for word in self._postings if len(word) > 3] or ["none"]
         vectorizer = CountVectorizer(analyzer="char_wb", ngram_range=(2, 3), dtype=np.float32)
@@ -184,9 +203,9 @@ class CatalogView:
         read = []
         for word in wish:
             items, how = self._items_of(word)
-            weight = self._weight(len(items)) * (0.8 if how == "spelling" else 1.0)
-            covered_N[items] += weight
-            read.append((word, self._weight(len(items)), how, items))
+            full = self._weight(len(items)) * (SOFT_SHARE if word in SOFT and how != "alias" else 1.0)
+            covered_N[items] += full * (0.8 if how == "spelling" else 1.0)
+            read.append((word, full, how, items))
         return covered_N, read
 
     def search(
@@ -199,6 +218,7 @@ class CatalogView:
         embedding: FloatArray | None = None,
         encoder: TextEncoder | None = None,
         hidden: NDArray[np.bool_] | None = None,
+        said: str = "",
     ) -> Found:
         """The items that satisfy a wish best.
 
@@ -210,6 +230,7 @@ class CatalogView:
             embedding: float32 [E] of the target; None: by the encoder, or the words alone.
             encoder: embeds the target where no embedding is given.
             hidden: bool [N], items to pass over.
+            said: all that the user said, of which ``target`` is a part.
         """
         full = " ".join([target, *constraints])
         span, _ = years(full)
@@ -233,28 +254,36 @@ class CatalogView:
         text_N = np.zeros(len(self), np.float32) if embedding is None else self.text_NE @ embedding
         title_N = np.zeros(len(self), np.float32) if embedding is None else self.title_NE @ embedding
         said_N = self._said(frozenset(words(full)), read)
+        named = self.named(said or target, hidden)
+        if named is not None:
+            said_N[named] = 1.0
         score_N = coverage_N + 0.6 * said_N * coverage_N + 0.5 * text_N + 0.5 * title_N
+        if named is not None:
+            score_N[named] += 0.5
         score_N = np.where(seen_N, score_N - 3.0 * ~allowed_N, -np.inf)
         top = np.argsort(-score_N, kind="stable")[:k]
         top = top[np.isfinite(score_N[top])]
         best = int(top[0]) if len(top) else 0
         usable_N = allowed_N & seen_N
         signs = self._signs(coverage_N, text_N, title_N, said_N, usable_N, best, read, total, span)
+        signs |= _signs_of_words(read, total, best)
+        signs["title_named"] = float(named is not None and allowed_N[named])
+        signs["recalled"] = float(RECALLING.search(fold(said)) is not None)
+        signs_F = np.array([signs[name] for name in SIGNS], np.float32)
         missing = tuple(word for word, _, _, items in read if best not in items)
-        return Found(tuple(int(item) for item in top), tuple(float(score_N[item]) for item in top), signs, missing)
+        return Found(tuple(int(item) for item in top), tuple(float(score_N[item]) for item in top), signs_F, missing)
 
-    def named(self, text: str) -> int | None:
-        """The item whose title ``text`` says word by word; one word alone where it is rare and stands for no kind."""
+    def named(self, text: str, hidden: NDArray[np.bool_] | None = None) -> int | None:
+        """The item whose title ``text`` says word by word; one word alone where it is rare and stands for no kind.
+
+        Args:
+            text: what the user says.
+            hidden: bool [N], items to pass over.
+        """
         said = words(text)
         best, length = None, 0
-        told = [word for word in set(said) if word not in STOP and word not in self.aliases]
-        rare = [self._postings[word] for word in told if word in self._postings]
-        for item in np.unique(np.concatenate(rare)) if rare else ():
-            title = words(plain_title(self.titles[item]))
-            alone = len(title) == 1
-            if alone and (len(title[0]) < 5 or len(self._postings.get(title[0], ())) > 3):
-                continue
-            if not self._title_words[item] - STOP or len(title) <= length:
+        for item, title in (each for word in dict.fromkeys(said) for each in self._named_by.get(word, ())):
+            if len(title) <= length or (hidden is not None and hidden[item]):
                 continue
             if any(said[place : place + len(title)] == title for place in range(len(said) - len(title) + 1)):
                 best, length = int(item), len(title)
@@ -281,7 +310,7 @@ class CatalogView:
         read: Sequence[tuple[str, float, str, NDArray[np.int64]]],
         total: float,
         span: tuple[int, int] | None,
-    ) -> FloatArray:
+    ) -> dict[str, float]:
         if not usable_N.any():
             usable_N = np.ones_like(usable_N)
             met = 0.0
@@ -291,7 +320,7 @@ class CatalogView:
         ten = np.sort(title)[-10:]
         understood = sum(weight for _, weight, how, _ in read if how != "unknown") / total if total else 1.0
         missing = [weight for _, weight, _, items in read if best not in items]
-        values = {
+        return {
             "coverage": coverage.max() * met,
             "full_matches": np.log1p((coverage >= 0.99).sum()) * met,
             "text_cosine": text.max(),
@@ -308,7 +337,19 @@ class CatalogView:
             "coverage_of_best": coverage_N[best],
             "cosine_of_best": max(text_N[best], title_N[best]),
         }
-        return np.array([values[name] for name in SIGNS], np.float32)
+
+
+def _signs_of_words(
+    read: Sequence[tuple[str, float, str, NDArray[np.int64]]], total: float, best: int
+) -> dict[str, float]:
+    """What kind of words the wish is made of."""
+    kinds = [weight for _, weight, how, _ in read if how == "alias"]
+    missing = [word for word, _, _, items in read if best not in items and word not in SOFT]
+    return {
+        "kinds_said": float(np.log1p(len(kinds))),
+        "kinds_share": sum(kinds) / total if total else 0.0,
+        "plain_missing": float(np.log1p(len(missing))),
+    }
 
 
 def plain_title(title: str) -> str:

@@ -56,6 +56,7 @@ class Example:
         intent: one of INTENTS.
         operation: of a change; None: does not apply.
         continues: whether the turns still hold; None: there are none.
+        catalog: that it is about.
     """
 
     said: Said
@@ -67,6 +68,7 @@ class Example:
     intent: str
     operation: str | None
     continues: bool | None
+    catalog: CatalogView
 
 
 class Grammar:
@@ -220,7 +222,7 @@ class InstructionMaker:
         told = reference.item is not None or picture or (continues and earlier is not None)
         if intent == "change" and not told and not (len(shown) == 1 and reference.kind in ("none", "this")):
             intent = "vague"
-        return Example(said, turns, instruction, picture, reference, earlier, intent, operation, continues)
+        return Example(said, turns, instruction, picture, reference, earlier, intent, operation, continues, self.view)
 
     def _seek(self) -> Example:
         if self.rng.random() < 0.06:

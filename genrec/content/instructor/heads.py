@@ -41,6 +41,17 @@ FACTS = (
     "pointed_item_known",
     "points_beyond",
     "earlier_item_known",
+    "says_making",
+    "says_seeking",
+    "says_changing",
+    "says_style",
+    "says_kind",
+    "says_year",
+    "recalls",
+    "names_title",
+    "asks",
+    "content_words",
+    "no_content",
 )
 """What is known of the situation beside the words."""
 WEIGHTS, CONFIG = "heads.safetensors", "config.json"

@@ -17,7 +17,7 @@ import torch
 
 from genrec.config import InstructorSettings
 from genrec.content.contracts import Action, Decision, Instruction, Slots
-from genrec.content.instructor.catalog_view import CatalogView, Found, plain_title
+from genrec.content.instructor.catalog_view import SIGNS, CatalogView, Found, plain_title
 from genrec.content.instructor.heads import INTENTS, Heads
 from genrec.content.instructor.questions import question_for
 from genrec.content.instructor.reading import Reader
@@ -32,6 +32,7 @@ MAX_CHARACTERS = 2_000
 MATCHES = 10
 SATISFIES_BY_PICTURE = 0.75
 """Sufficiency of a bare picture: some item of a catalog is the nearest to any picture."""
+NOT_OF_THOSE_YEARS = 0.02
 
 
 class InstructionError(GenrecError):
@@ -149,10 +150,14 @@ class EmbeddedInstructor:
             constraints=slots.constraints,
             negatives=slots.negatives,
             embedding=embedding,
+            said=instruction.text,
         )
 
     def sufficiency(self, found: Found) -> float:
-        """Calibrated probability that what was found satisfies."""
+        """Calibrated probability that what was found satisfies; next to none where no item is of the years named."""
+        signs = dict(zip(SIGNS, found.signs.tolist(), strict=True))
+        if signs["years_named"] and not signs["years_met"]:
+            return NOT_OF_THOSE_YEARS
         with torch.inference_mode():
             raw = float(self.heads.sufficiency(torch.from_numpy(found.signs)[None])[0])
         config = self.heads.config

@@ -23,7 +23,7 @@ def fill_slots(instruction: Instruction, catalog: CatalogView, understood: Under
     source = reference.item
     if source is None and held and changes:
         source = understood.earlier_item
-    if source is None and changes and not spans.target and reference.kind == "none":
+    if source is None and changes and reference.kind == "none":
         source = _only(instruction)
     if understood.intents["make"] > max(understood.intents["seek"], understood.intents["change"]):
         source = None
@@ -33,7 +33,7 @@ def fill_slots(instruction: Instruction, catalog: CatalogView, understood: Under
         target = plain_title(catalog.titles[source])
     if seeks and target is None and spans.style:
         target, spans = spans.style[0], replace(spans, style=())
-    if seeks and reference.kind == "none":
+    if seeks and reference.kind in ("none", "this"):
         target = _title_said(instruction.text, target, catalog)
     if target and reference.kind != "none" and _only_points(target, reference.words, source, catalog, changes):
         target = None

@@ -10,11 +10,13 @@ import torch
 from numpy.typing import NDArray
 
 from genrec.content.contracts import Instruction
+from genrec.content.instructor import lexicon
 from genrec.content.instructor.catalog_view import CatalogView
 from genrec.content.instructor.heads import FACTS, INTENTS, OPERATIONS, Heads, InstructionHeads
 from genrec.content.instructor.reading import Reader, Reading
 from genrec.content.instructor.references import Reference, resolve
 from genrec.content.instructor.spans import Spans, spans_of
+from genrec.content.instructor.words import content_words, fold, years
 
 TURNS_READ = 2
 """Earlier turns that are read; what lies before them is forgotten."""
@@ -64,8 +66,12 @@ def references(instruction: Instruction, catalog: CatalogView) -> tuple[Referenc
     return resolve(instruction.text, instruction.shown, catalog, antecedent=antecedent), antecedent
 
 
-def facts_of(instruction: Instruction, reference: Reference, earlier_item: int | None) -> NDArray[np.float32]:
+def facts_of(
+    instruction: Instruction, reference: Reference, earlier_item: int | None, catalog: CatalogView
+) -> NDArray[np.float32]:
     """float32 [C], in the order of FACTS."""
+    folded = fold(instruction.text)
+    told = content_words(instruction.text)
     known = {
         "list_shown": bool(instruction.shown),
         "one_shown": len(instruction.shown) == 1,
@@ -77,6 +83,17 @@ def facts_of(instruction: Instruction, reference: Reference, earlier_item: int |
         "pointed_item_known": reference.item is not None,
         "points_beyond": reference.beyond,
         "earlier_item_known": earlier_item is not None,
+        "says_making": lexicon.MAKING.search(folded) is not None,
+        "says_seeking": lexicon.SEEKING.search(folded) is not None,
+        "says_changing": lexicon.CHANGING.search(folded) is not None,
+        "says_style": lexicon.STYLED.search(folded) is not None,
+        "says_kind": any(word in catalog.aliases for word in told),
+        "says_year": years(folded)[0] is not None,
+        "recalls": lexicon.RECALLING.search(folded) is not None,
+        "names_title": catalog.named(instruction.text) is not None,
+        "asks": "?" in instruction.text,
+        "content_words": np.log1p(len(told)) / 2,
+        "no_content": not told,
     }
     return np.array([known[name] for name in FACTS], np.float32)
 
@@ -116,7 +133,7 @@ def understand(instruction: Instruction, catalog: CatalogView, reader: Reader, h
     reference, earlier_item = references(instruction, catalog)
     turns = instruction.turns[-TURNS_READ:]
     *turn_readings, reading = reader.read([*turns, instruction.text])
-    given = heads_input(reading, turn_readings, facts_of(instruction, reference, earlier_item))
+    given = heads_input(reading, turn_readings, facts_of(instruction, reference, earlier_item, catalog))
     with torch.inference_mode():
         intents, operations, continues, tags = run_heads(heads.instruction, [given])
         probabilities = (intents[0] / heads.config.temperature).softmax(-1).tolist()

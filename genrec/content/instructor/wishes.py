@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 import re
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.resources import files
@@ -43,20 +44,19 @@ KINDS_SAID = {
 }
 """MovieLens' kinds as people say them."""
 _LABELS = (
-    "good",
-    "great",
-    "classic",
-    "short",
-    "light",
-    "weird",
-    "clever",
-    "forgotten",
-    "decent",
-    "slow",
-    "popular",
-    "",
+    *("", "good", "great", "classic", "short", "light", "weird", "clever", "forgotten", "decent", "slow", "popular"),
+    *("older", "newer", "modern", "cosy", "proper", "famous", "lesser-known", "award-winning", "easy", "uplifting"),
+    *("stylish", "underrated", "feel-good", "fast-paced", "bleak", "gentle", "quirky"),
 )
 _THINGS = ("movie", "film", "flick", "one", "movie", "film", "story")
+_RECALLED = (
+    "the one with {}",
+    "that film about {}",
+    "what's that movie with {}",
+    "isn't there one with {}",
+    "I forgot the name, {}",
+    "I remember {}",
+)
 _LATER_TITLES = [
     "The Matrix",
     "Inception",
@@ -107,12 +107,21 @@ _LATER_TITLES = [
 
 @dataclass(frozen=True)
 class Wish:
-    """A wish with its truth: does an item that is not hidden satisfy it?"""
+    """A wish with its truth: does an item that is not hidden satisfy it?
+
+    Attributes:
+        target: the thing wanted.
+        constraints: what must hold.
+        satisfied: the truth.
+        family: how it was made.
+        said: the whole sentence; empty: no more than the target.
+    """
 
     target: str
     constraints: tuple[str, ...]
     satisfied: bool
     family: str
+    said: str = ""
 
 
 class WishMaker:
@@ -161,10 +170,22 @@ class WishMaker:
         return self.rng.choice(["a ", "some ", "", "", "any ", "a "])
 
     def _kind(self) -> str:
-        said = [self.rng.choice(KINDS_SAID[kind]) for kind in self._combination(self._item())]
-        label = self.rng.choice(_LABELS)
-        thing = self.rng.choice(_THINGS)
-        return self._article() + " ".join(filter(None, [label, *said, thing])).strip()
+        return self._kinds_in_words(self._combination(self._item()))
+
+    def _kinds_in_words(self, kinds: Sequence[str]) -> str:
+        """Kinds as people say them: "a clever crime film", "westerns", "something to laugh about"."""
+        rng, phrases = self.rng, self.topics["kinds"]
+        label = rng.choice(_LABELS) if rng.random() < 0.5 else ""
+        *before, last = kinds
+        said = [rng.choice(KINDS_SAID[kind]) for kind in before]
+        chance = rng.random()
+        if chance < 0.35:
+            return " ".join(filter(None, [label, *said, rng.choice(phrases[last]["many"])]))
+        if chance < 0.55:
+            mood = rng.choice(phrases[last]["mood"])
+            return " and ".join([*said, mood]) if said else mood
+        said.append(rng.choice(KINDS_SAID[last]))
+        return self._article() + " ".join(filter(None, [label, *said, rng.choice(_THINGS)])).strip()
 
     def _combination(self, item: int) -> list[str]:
         kinds = sorted(self._kinds[item]) or ["Drama"]
@@ -175,7 +196,7 @@ class WishMaker:
             return self._product()
         met = [phrase for phrases in self.topics["met"].values() for phrase in phrases]
         phrase = self.rng.choice(met if self.rng.random() < 0.6 else self.topics["absent"])
-        opening = ["a movie about {}", "{}", "a film with {}", "something about {}", "a story of {}", "the one with {}"]
+        opening = ["a movie about {}", "{}", "{}", "a film with {}", "something about {}", "a story of {}", "{}"]
         return self.rng.choice(opening).format(phrase)
 
     def _keyword(self) -> str:
@@ -261,19 +282,21 @@ class WishMaker:
         kinds = set(chosen)
         years_N = self.view._years_N
         held = any(kinds <= self._kinds[item] and begin <= years_N[item] <= end for item in np.flatnonzero(~hidden_N))
-        said = [self.rng.choice(KINDS_SAID[kind]) for kind in chosen]
-        label = self.rng.choice(_LABELS)
-        target = " ".join(filter(None, [self._article().strip(), label, *said, self.rng.choice(_THINGS)]))
+        target = self._kinds_in_words(chosen)
         return Wish(target, said_years, held, "combination")
 
     def _judged_topic(self, hidden_N: NDArray[np.bool_], _: list[str]) -> Wish:
-        opening = self.rng.choice(["a movie about {}", "{}", "a film with {}", "the one with {}"])
         if self.rng.random() < 0.4:
-            return Wish(opening.format(self.rng.choice(self.topics["absent"])), (), False, "topic")
-        title, phrases = self.rng.choice(sorted(self.topics["met"].items()))
-        held = [item for name, items in self._by_title.items() if " ".join(words(title)) in name for item in items]
-        satisfied = any(not hidden_N[item] for item in held)
-        return Wish(opening.format(self.rng.choice(phrases)), (), satisfied, "topic")
+            phrase, satisfied = self.rng.choice(self.topics["absent"]), False
+        else:
+            title, phrases = self.rng.choice(sorted(self.topics["met"].items()))
+            held = [item for name, items in self._by_title.items() if " ".join(words(title)) in name for item in items]
+            phrase, satisfied = self.rng.choice(phrases), any(not hidden_N[item] for item in held)
+        target = self.rng.choice(["a movie about {}", "{}", "{}", "a film with {}"]).format(phrase)
+        # Who recalls a film has seen it somewhere; what nobody ever filmed is asked for, not recalled.
+        recalled = self.rng.random() < (0.5 if satisfied else 0.15)
+        opening = self.rng.choice(_RECALLED if recalled else ["{}"])
+        return Wish(target, (), satisfied, "topic", opening.format(phrase))
 
     def _judged_subject(self, _: NDArray[np.bool_], subjects: list[str]) -> Wish:
         return Wish(self.rng.choice(subjects), (), False, "subject")

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from genrec.content.contracts import ACTIONS, Decision, Instruction, Slots
+from genrec.content.instructor.calibration import Reading
 from genrec.content.instructor.catalog_view import SIGNS, CatalogView, load_aliases
 from genrec.content.instructor.catalogs import movies
 from genrec.content.instructor.evaluate import (
@@ -89,6 +90,34 @@ def test_signs_tell_a_wish_that_is_met_from_one_that_is_not(view):
     assert unmet["heaviest_missing"] > met["heaviest_missing"]
 
 
+def test_words_of_quality_and_age_weigh_little_and_a_title_is_named_among_other_words(view):
+    signs = dict(zip(SIGNS, view.search("a cosy award-winning musical for my aunt", 5).signs, strict=True))
+    assert signs["coverage"] > 0.8  # the kind is all that titles and kinds can tell
+    assert signs["plain_missing"] == 0
+    assert signs["kinds_share"] > 0.7
+    plain = dict(zip(SIGNS, view.search("a saxophone for my aunt", 5).signs, strict=True))
+    assert plain["plain_missing"] > 0
+    assert plain["kinds_said"] == plain["recalled"] == 0
+    said = "it's a wonderful life - we watch it every december"
+    found = view.search("it every december", 5, said=said)
+    assert view.titles[found.items[0]] == "It's a Wonderful Life (1946)"
+    assert dict(zip(SIGNS, found.signs, strict=True))["title_named"] == 1
+    hidden = np.zeros(len(view), bool)
+    hidden[found.items[0]] = True
+    assert view.named(said, hidden) is None
+    recalled = view.search("a wolf", 5, said="what's that film where a wolf talks").signs
+    assert dict(zip(SIGNS, recalled, strict=True))["recalled"] == 1
+
+
+def test_calibration_believes_less_where_the_heads_err_and_more_where_wishes_are_met():
+    sure = tuple(np.log([0.97, 0.01, 0.01, 0.01]))
+    right, wrong = (Reading(Instruction("x"), action, sure, 0.0, 0.5) for action in ("retrieve", "edit"))
+    assert wrong.loss(3.0, 1.0, 0.0) < wrong.loss(1.0, 1.0, 0.0)
+    assert right.loss(1.0, 1.0, 2.0) < right.loss(1.0, 1.0, 0.0)
+    shares = right.loss(1.0, 1.0, 0.0)
+    assert shares == pytest.approx(-np.log(0.97 * 0.5))
+
+
 def test_tags_become_spans_of_whole_words():
     text = "draw a red lighthouse, no people"
     offsets = [(0, 4), (5, 6), (7, 10), (11, 16), (16, 21), (21, 22), (23, 25), (26, 32)]
@@ -102,7 +131,7 @@ def test_tags_become_spans_of_whole_words():
     assert media == ["video", "image", "card", None]
 
 
-@pytest.mark.parametrize(("split", "least"), [("dev", 110), ("test", 400)])
+@pytest.mark.parametrize(("split", "least"), [("dev", 250), ("calibration", 70), ("test", 400)])
 def test_the_hand_written_sets_are_whole(split, least, view):
     cases = load_cases(split, view)
     assert len(cases) >= least
@@ -115,7 +144,7 @@ def test_the_hand_written_sets_are_whole(split, least, view):
 
 
 def test_the_test_set_is_not_templated_like_training_and_shares_nothing_with_dev(view):
-    test, dev = load_cases("test", view), load_cases("dev", view)
+    test, dev = load_cases("test", view), [*load_cases("dev", view), *load_cases("calibration", view)]
     assert not {case.family for case in test} & {case.family for case in dev}
     told = {case.instruction.text.lower() for case in test if len(case.instruction.text.split()) > 2}
     assert not told & {case.instruction.text.lower() for case in dev}

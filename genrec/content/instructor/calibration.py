@@ -1,0 +1,101 @@
+"""Calibration on instructions written by hand: how far the heads are to be believed, and how much a catalog satisfies.
+
+Templates are easier than people, so probabilities that are honest on held-out templates are too bold on people's
+words; and how often a wish is satisfied differs from the share drawn for training. Three numbers mend both: a
+temperature of the intents, and a scale and a shift of sufficiency, those of least negative log-likelihood of the
+right action.
+
+The temperature is fitted on the split ``calibration`` alone, whose wordings no template was written after; scale and
+shift on ``dev`` as well.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from genrec.content.contracts import Action, Instruction
+from genrec.content.instructor.catalog_view import CatalogView
+from genrec.content.instructor.evaluate import Case, load_cases
+from genrec.content.instructor.heads import INTENTS, Heads
+from genrec.content.instructor.instructor import EmbeddedInstructor, checked
+from genrec.content.instructor.slots import fill_slots
+from genrec.content.instructor.weighing import compose, sigmoid
+from genrec.encoders.minilm import MiniLMEncoder
+
+LEAST = 1e-4
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One case, read without calibration.
+
+    Attributes:
+        instruction: of the case.
+        action: expected.
+        log_intents: logarithms of the intents' probabilities at temperature 1.
+        sufficiency: the head's own logit.
+        rejection_weight: of the default settings.
+    """
+
+    instruction: Instruction
+    action: Action
+    log_intents: tuple[float, ...]
+    sufficiency: float
+    rejection_weight: float
+
+    def loss(self, temperature: float, scale: float, shift: float) -> float:
+        """Negative log-likelihood of the expected action."""
+        scaled = np.array(self.log_intents) / temperature
+        shares = np.exp(scaled - scaled.max())
+        shares /= shares.sum()
+        found = compose(
+            dict(zip(INTENTS, shares.tolist(), strict=True)),
+            sigmoid(self.sufficiency * scale + shift),
+            rejected=self.instruction.rejected,
+            can_edit=bool(self.instruction.shown) or self.instruction.picture is not None,
+            rejection_weight=self.rejection_weight,
+        )
+        return -math.log(max(found[self.action], LEAST))
+
+
+def calibrate(heads: Heads, view: CatalogView, encoder: MiniLMEncoder) -> dict[str, float]:
+    """Set temperature, scale and shift of ``heads``; returns them."""
+    own, other = (_read(heads, view, encoder, load_cases(split, view)) for split in ("calibration", "dev"))
+    temperature, scale, shift = heads.config.temperature, heads.config.sufficiency_scale, heads.config.sufficiency_shift
+    for _ in range(3):
+        temperature = min(np.geomspace(0.5, 5.0, 40), key=lambda value: _mean(own, value, scale, shift))
+        scale, shift = min(
+            ((a, b) for a in np.geomspace(0.2, 2.0, 16) for b in np.linspace(-1.0, 2.0, 25)),
+            key=lambda pair: _mean([*own, *other], temperature, *pair),
+        )
+    temperature, scale, shift = (round(float(value), 4) for value in (temperature, scale, shift))
+    heads.config = replace(heads.config, temperature=temperature, sufficiency_scale=scale, sufficiency_shift=shift)
+    return {"temperature": temperature, "sufficiency_scale": scale, "sufficiency_shift": shift}
+
+
+def _mean(cases: Sequence[Reading], temperature: float, scale: float, shift: float) -> float:
+    return float(np.mean([case.loss(temperature, scale, shift) for case in cases]))
+
+
+def _read(heads: Heads, view: CatalogView, encoder: MiniLMEncoder, cases: Sequence[Case]) -> list[Reading]:
+    plain = replace(heads.config, temperature=1.0)
+    kept, heads.config = heads.config, plain
+    instructor = EmbeddedInstructor(heads.eval(), encoder=encoder)
+    found = []
+    for case in cases:
+        instruction = checked(case.instruction, view)
+        if not instruction.text:
+            continue
+        understood = instructor.understand(instruction, view)
+        signs = instructor.search(instruction, view, fill_slots(instruction, view, understood)).signs
+        with torch.inference_mode():
+            raw = float(heads.sufficiency(torch.from_numpy(signs)[None])[0])
+        logs = tuple(math.log(max(understood.intents[name], 1e-9)) for name in INTENTS)
+        found.append(Reading(instruction, case.action, logs, raw, instructor.settings.rejection_weight))
+    heads.config = kept
+    return found
