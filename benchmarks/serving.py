@@ -56,6 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Run a case."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # whoever ends this ends the service that it started
     with tempfile.TemporaryDirectory(prefix="genrec-serving-") as folder:
         bundle = args.bundle.resolve() if args.bundle else _tiny(Path(folder) / "made")
         result = CASES[args.case](args, bundle, Path(folder))
@@ -206,12 +207,12 @@ def faults(args: argparse.Namespace, bundle: Path, folder: Path) -> dict[str, An
 
 
 def feedback(args: argparse.Namespace, bundle: Path, folder: Path) -> dict[str, Any]:
-    """Events in batches of five while the ingress and, with --postgresql, the database are killed at random."""
+    """Events in batches of two while the ingress and, with --postgresql, the database are killed at random."""
     rng = random.Random(0)
     calls: list[Call] = []
-    for batch in range(args.requests // 5):
+    for batch in range(args.requests // 2):
         events = [
-            {"event_id": f"{batch}-{i}", "user_id": f"u{batch % 40}", "item_id": "x", "kind": "click"} for i in range(5)
+            {"event_id": f"{batch}-{i}", "user_id": f"u{batch % 40}", "item_id": "x", "kind": "click"} for i in range(2)
         ]
         calls.append(("POST", "/v1/feedback", {"events": events}))
     acknowledged: set[str] = set()
@@ -233,7 +234,9 @@ def feedback(args: argparse.Namespace, bundle: Path, folder: Path) -> dict[str, 
 
         async def kills() -> None:
             for number in range(args.kills):
-                await asyncio.sleep(rng.uniform(0.5, 2))
+                while not await asyncio.to_thread(service.ready):
+                    await asyncio.sleep(0.2)
+                await asyncio.sleep(rng.uniform(0.2, 2))
                 if database is not None and number % 2:
                     await asyncio.to_thread(database.end, signal.SIGKILL)
                     await asyncio.sleep(rng.uniform(0, 1))
@@ -242,7 +245,9 @@ def feedback(args: argparse.Namespace, bundle: Path, folder: Path) -> dict[str, 
                 elif await asyncio.to_thread(service.kill, "ingress"):
                     killed["ingress"] += 1
 
-        seen, seconds = asyncio.run(closed_loop(service.url, calls, args.clients, check, retries=120, beside=kills))
+        seen, seconds = asyncio.run(
+            closed_loop(service.url, calls, args.clients, check, retries=120, beside=kills, ends=True)
+        )
         url = database.url if database is not None else sqlite_url(service.folder / RUN / SQLITE_FILE)
         store = FeedbackStore(url.replace("postgresql://", "postgresql+psycopg://", 1))
         stored = [event.event_id for event in store.events()]

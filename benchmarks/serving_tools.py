@@ -16,7 +16,7 @@ import urllib.error
 import urllib.request
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -141,7 +141,7 @@ def served(bundle: Path, folder: Path, port: int, **settings: Any) -> Iterator[S
     service = Service(f"http://127.0.0.1:{port}", process, folder, token)
     try:
         deadline = time.monotonic() + START_S
-        while not service.ready():
+        while not service.ready() or running(folder / RUN) is None:
             if process.poll() is not None or time.monotonic() > deadline:
                 raise SystemExit(f"the service did not start:\n{(folder / 'log').read_text()[-2000:]}")
             time.sleep(0.2)
@@ -238,8 +238,12 @@ async def closed_loop(
     *,
     retries: int = 0,
     beside: Callable[[], Awaitable[None]] | None = None,
+    ends: bool = False,
 ) -> tuple[Seen, float]:
-    """Clients that each send the next request when the last is answered; what they saw, and seconds in all."""
+    """Clients that each send the next request when the last is answered; what they saw, and seconds in all.
+
+    What goes on beside them is waited for, or with ``ends`` broken off when the last request is answered.
+    """
     seen, waiting = Seen(), iter(calls)
 
     async def one(client: aiohttp.ClientSession) -> None:
@@ -252,7 +256,10 @@ async def closed_loop(
         await asyncio.gather(*(one(client) for _ in range(clients)))
         elapsed = time.perf_counter() - began
         if events is not None:
-            await events
+            if ends:
+                events.cancel()
+            with suppress(asyncio.CancelledError):
+                await events
     return seen, elapsed
 
 

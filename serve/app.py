@@ -21,7 +21,7 @@ from fastapi import FastAPI
 from pydantic import BaseModel, ConfigDict
 from ray import serve
 from ray.serve import Application
-from ray.serve.config import AutoscalingConfig
+from ray.serve.config import AutoscalingConfig, BackpressureConfig
 from ray.serve.handle import DeploymentHandle
 
 from genrec.bundle import bundle_place, published_path
@@ -29,6 +29,7 @@ from genrec.config import ContentSettings, PartSettings, ServeSettings, Settings
 from serve.api import create_api
 from serve.backend import HandleBackend
 from serve.content_parts import CONTENT_FOLDER, PARTS, HandleContent, bind_content, content_wanted
+from serve.errors import RETRY_AFTER_S
 from serve.journal import Journal
 from serve.keys import load_digests
 from serve.logs import join_serve_log
@@ -39,6 +40,9 @@ from serve.rollout import DEFAULT_CATALOG, ROLLOUT_FILE, Rollouts
 from serve.store import FeedbackStore, store_url
 
 APP_NAME = "genrec"
+ROOM_TO_REFUSE = 16
+"""Requests that a replica of the ingress holds beyond those that can be answered or wait: to refuse them, or to say
+that it is healthy. As many may wait in the proxy."""
 
 
 class IngressReplica:
@@ -123,13 +127,13 @@ def build(settings: Settings, bundle: str | Path) -> Application:
         start, limits, str(rollouts), settings.content, library
     )
     parts = bind_content(settings, start, _deployment) if wanted else {}
-    # The ingress must take in more than the queues behind it hold: then it is they that refuse, and the refusal has
-    # our shape and Retry-After.
+    # The ingress takes in a little more than the queues behind it hold: it is they that refuse first, in our words.
+    # What comes faster than it can refuse is refused by Serve's proxy, which costs a tenth; else refusals would queue.
     behind = [part, *(getattr(limits, name) for name in parts)]
-    room = 64 + 2 * sum(
+    room = ROOM_TO_REFUSE + sum(
         (one.max_replicas or one.replicas) * one.max_ongoing_requests + one.max_queued_requests for one in behind
     )
-    front = limits.ingress.model_copy(update={"max_ongoing_requests": room, "max_queued_requests": room})
+    front = limits.ingress.model_copy(update={"max_ongoing_requests": room, "max_queued_requests": ROOM_TO_REFUSE})
     ingress = _deployment("ingress", serve.ingress()(IngressReplica), front, limits)
     newest = str(published_path(settings).absolute()) if limits.watch else None
     return ingress.bind(
@@ -164,6 +168,7 @@ def _deployment(name: str, replica: Any, part: PartSettings, limits: ServeSettin
         name=name,
         max_ongoing_requests=part.max_ongoing_requests,
         max_queued_requests=part.max_queued_requests,
+        backpressure_config=BackpressureConfig(retry_after_s=RETRY_AFTER_S),
         max_constructor_retry_count=3,
         graceful_shutdown_timeout_s=limits.drain_s,
         graceful_shutdown_wait_loop_s=0.5,
