@@ -188,7 +188,7 @@ def test_a_run_on_nodes_that_share_nothing_but_s3(call, local, objects, tmp_path
         raw,
         f"run.mirror={own}",
         "plugin.memory={finetune: true, epochs: 1, patience: null}",
-        "retrieval={block_queries: 80, paths: [text], workers: 2}",
+        "retrieval={block_queries: 40, paths: [text]}",  # three actors, more than one node holds
     )
     storage = f"s3://{BUCKET}/deep"
     done = call("submit", "run", *given, storage=storage)
