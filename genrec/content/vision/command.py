@@ -29,16 +29,8 @@ logger = logging.getLogger(__name__)
 DIMENSION = 384
 RECIPES = {
     "encoder": TowerTraining(
-        tower=TowerConfig(
-            block="residual",
-            widths=(32, 64),
-            depths=(0, 1),
-            pool="places",
-            hidden=(640,),
-            dimension=DIMENSION,
-            styles=STYLES,
-        ),
-        rate=1e-3,
+        tower=TowerConfig(block="residual", widths=(48, 96, 192), depths=(1, 1, 1), dimension=DIMENSION, styles=STYLES),
+        steps=900,
         seed=0,
     ),
     "judge": TowerTraining(
