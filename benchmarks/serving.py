@@ -272,9 +272,10 @@ def soak(args: argparse.Namespace, bundle: Path, folder: Path) -> dict[str, Any]
     """A moderate rate for minutes on the whole composed app: does memory grow, are descriptors left open?"""
     offline = Offline(bundle)
     calls = mixed_calls(offline.first, int(args.minutes * 60 * args.rate))
+    users = [str(user) for user in offline.first.bundle.interactions.user_ids[:50]]
     for place in range(0, len(calls), max(1, int(args.rate * args.wish_every))):
         text = WISHES[place % len(WISHES)]
-        calls[place] = ("POST", "/v1/instructions", {"text": text, "user_id": f"client-{place % 50}", "k": 5})
+        calls[place] = ("POST", "/v1/instructions", {"text": text, "user_id": users[place % len(users)], "k": 5})
     del offline
     samples: list[tuple[float, dict[str, tuple[float, float, int]]]] = []
     with served(bundle, folder / "served", _port(), **COMPOSED) as service:
