@@ -51,7 +51,7 @@ class EmbeddedMaker:
         *,
         steps: int = 30,
         guidance: float = 3.0,
-        taste_guidance: float = 2.0,
+        taste_guidance: float = 4.0,
         size: int = 256,
     ) -> None:
         folder = directory or SHIPPED
@@ -175,9 +175,9 @@ class EmbeddedMaker:
             taste_E = nn.functional.normalize(torch.from_numpy(np.asarray(taste, np.float32)).reshape(-1), dim=0)
             if len(taste_E) != pooled_BE.shape[1]:
                 raise SettingsError(f"taste: {len(taste_E)} values; the creator's space has {pooled_BE.shape[1]}")
-            # In the words' place too, without tokens: measured by eye, the taste's own input alone hardly steers.
-            taste_BE = taste_E.expand(count, -1)
-            parts.append((torch.zeros_like(words_BTE), torch.zeros_like(mask_BT), taste_BE, taste_BE))
+            # Not in the words' place too: a user's vector is no sentence's, and the picture falls apart.
+            nothing = (torch.zeros_like(words_BTE), torch.zeros_like(mask_BT), no_taste)
+            parts.append((*nothing, taste_E.expand(count, -1)))
             scales.append(self.taste_guidance)
         states, masks, vectors, tastes = (torch.cat(column) for column in zip(*parts, strict=True))
         return Conditions(states, masks, vectors, tastes, style_B.repeat(len(scales))), scales

@@ -100,10 +100,12 @@ def test_words_of_quality_and_age_weigh_little_and_a_title_is_named_among_other_
     assert plain["kinds_said"] == plain["recalled"] == 0
     said = "it's a wonderful life - we watch it every december"
     found = view.search("it every december", 5, said=said)
-    assert view.titles[found.items[0]] == "It's a Wonderful Life (1946)"
+    named = view.named(said)
+    assert named is not None
+    assert view.titles[named] == "It's a Wonderful Life (1946)"
     assert dict(zip(SIGNS, found.signs, strict=True))["title_named"] == 1
     hidden = np.zeros(len(view), bool)
-    hidden[found.items[0]] = True
+    hidden[named] = True
     assert view.named(said, hidden) is None
     recalled = view.search("a wolf", 5, said="what's that film where a wolf talks").signs
     assert dict(zip(SIGNS, recalled, strict=True))["recalled"] == 1
