@@ -34,20 +34,10 @@ def fuzzed(
             takes = bool(operation.path_parameters or operation.body or operation.query)
             counted = seen.setdefault(operation.label, Counter())
             for mode in schemathesis.GenerationMode if takes else (schemathesis.GenerationMode.POSITIVE,):
-
-                def send(case: schemathesis.Case, known: bool, counted: Counter[int] = counted) -> None:
-                    if known and case.meta.generation.mode.is_positive:
-                        _name_known_ids(case, users, items)
-                    reply = case.call(session=session, timeout=TIMEOUT_S)
-                    counted[reply.status_code] += 1
-                    assert reply.status_code < 500, reply.text
-                    assert "Traceback" not in reply.text
-                    if reply.status_code == 413:  # size is judged before the schema, and schemathesis has no list of it
-                        return
-                    case.validate_response(reply)
-
                 strategy = operation.as_strategy(generation_mode=mode)
-                run = hypothesis.given(case=strategy, known=hypothesis.strategies.booleans())(send)
+                run = hypothesis.given(case=strategy, known=hypothesis.strategies.booleans())(
+                    _sender(session, counted, users, items)
+                )
                 hypothesis.settings(
                     max_examples=cases(operation.label, takes),
                     deadline=None,
@@ -56,6 +46,25 @@ def fuzzed(
                     suppress_health_check=list(HealthCheck),
                 )(run)()
     return seen
+
+
+def _sender(
+    session: requests.Session, counted: Counter[int], users: Sequence[str], items: Sequence[str]
+) -> Callable[[schemathesis.Case, bool], None]:
+    """What is asked of one reply."""
+
+    def send(case: schemathesis.Case, known: bool) -> None:
+        if known and case.meta.generation.mode.is_positive:
+            _name_known_ids(case, users, items)
+        reply = case.call(session=session, timeout=TIMEOUT_S)
+        counted[reply.status_code] += 1
+        assert reply.status_code < 500, reply.text
+        assert "Traceback" not in reply.text
+        if reply.status_code == 413:  # size is judged before the schema, and schemathesis has no list of it
+            return
+        case.validate_response(reply)
+
+    return send
 
 
 def _name_known_ids(case: schemathesis.Case, users: Sequence[str], items: Sequence[str]) -> None:
