@@ -26,11 +26,19 @@ from typing import Any
 import httpx
 
 from benchmarks.common import say
-from benchmarks.scaling import CLIENTS, LIST_LENGTH, cache_inputs, local_nodes, serving_at
+from benchmarks.scaling import (
+    CLIENTS,
+    LIST_LENGTH,
+    LOCAL_NODES,
+    MOST_OF_A_NODE,
+    cache_inputs,
+    local_nodes,
+    serving_at,
+)
 from cluster.local import LocalCluster
 
 PHASES = ("pretraining", "caches", "serving")
-VICTIM, NODES, CPUS, OBJECT_STORE_MIB = 2, 3, 2, 200
+VICTIM = 2
 SHAPE = {"encoder_layers": 2, "decoder_layers": 2, "d_model": 64, "d_ff": 256, "heads": 4, "d_head": 16}
 CHECKPOINT_STEPS, KILL_AT = 20, 50
 PATIENCE_S = 300.0
@@ -84,7 +92,7 @@ def pretraining(args: argparse.Namespace, folder: Path, cluster: LocalCluster) -
         strategy="ddp",
         workers=2,
         workers_min=1,
-        cpus_per_worker=1.5,
+        cpus_per_worker=MOST_OF_A_NODE,
         batch_size=factory.batch_size,
         max_minutes=args.minutes,
         checkpoint_steps=CHECKPOINT_STEPS,
@@ -219,7 +227,7 @@ def lose(cluster: LocalCluster) -> None:
 
 def bring_back(cluster: LocalCluster) -> None:
     """Start it again, if it is gone."""
-    cluster.up(NODES, CPUS, OBJECT_STORE_MIB)
+    cluster.up(*LOCAL_NODES)
 
 
 @contextmanager

@@ -35,6 +35,8 @@ PHASES = ("pretraining", "caches", "serving")
 CLIENTS, LIST_LENGTH = 8, 10
 MOST_OF_A_NODE = 1.5
 """CPUs of a worker, of a node's two: no two workers share a node."""
+LOCAL_NODES = (1 + max(WORKERS), 2, 200)
+"""Nodes, CPUs of each worker node, and MiB of each object store."""
 TARGETS_OF_A_USER, EPOCHS = 5.9, 10
 """Beauty: 131,413 training prefixes of 22,363 users; passes over them."""
 LISTS_OF_A_USER_A_DAY, PEAK = 5, 3
@@ -116,7 +118,7 @@ def local_nodes(folder: Path) -> Iterator[LocalCluster]:
 
     cluster = LocalCluster(ClusterSettings(name="scaling"), folder)
     try:
-        cluster.up(1 + max(WORKERS), 2, 200)
+        cluster.up(*LOCAL_NODES)
         # The token must be known before Ray is imported.
         os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(cluster.token_file)}
         import ray

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from genrec.bundle import Bundle, load_bundle
 from genrec.config.content import LibrarySettings
-from genrec.content.library.asset import PREFIX
+from genrec.content.library.asset import is_asset
 from genrec.content.library.exploration import explore
 from genrec.content.library.insertion import CATEGORY, CatalogRetriever, Inserted, insert, placed_assets
 from genrec.content.library.placement import Placement
@@ -180,11 +180,7 @@ class Recommender:
         if self.inserted is None or trial is None or request.where != NO_FILTER:
             return list(ranked)
         barred = self._barred(request)
-        on_trial = {
-            asset.asset_id: asset
-            for item, asset in enumerate(self.inserted.assets, self.inserted.n_catalog)
-            if item not in barred and self.inserted.on_trial(asset)
-        }
+        on_trial = {asset.asset_id: asset for item, asset in self.inserted.on_trial.items() if item not in barred}
         explored = explore(
             ranked,
             [name for name, asset in on_trial.items() if not asset.personal],
@@ -239,7 +235,7 @@ class Recommender:
     def _excluded(self, request: RecommendRequest) -> list[int]:
         """Indices of what is excluded; made items come and go, so that one that is not here is passed over."""
         index = self.bundle.catalog.index
-        here = (item for item in request.exclude if item in index or not item.startswith(PREFIX))
+        here = (item for item in request.exclude if item in index or not is_asset(item))
         return [self._index_of(item, "exclude") for item in here]
 
     def _kept_back(self, request: RecommendRequest) -> list[int]:
@@ -250,9 +246,8 @@ class Recommender:
         of_kind = any(name.casefold() == CATEGORY for name in request.where.categories)
         return [
             item
-            for item, asset in enumerate(self.inserted.assets, self.inserted.n_catalog)
-            if self.inserted.on_trial(asset)
-            and not (asset.asset_id in own if asset.personal else of_kind or asset.asset_id in asked)
+            for item, asset in self.inserted.on_trial.items()
+            if not (asset.asset_id in own if asset.personal else of_kind or asset.asset_id in asked)
         ]
 
     @classmethod

@@ -12,9 +12,6 @@ from PIL import Image
 from genrec.content.contracts import Decision, FidelityReport
 from serve.recommender import Refusal
 
-ASSET_PREFIX = "asset:"
-"""Begins the id of every made item (genrec.content.library)."""
-
 
 @dataclass(frozen=True)
 class InstructionCall:
@@ -141,11 +138,6 @@ class MediaFile:
 
     data: bytes
     media_type: str
-
-
-def is_asset(item_id: str) -> bool:
-    """True for an id of the library of made items."""
-    return item_id.startswith(ASSET_PREFIX)
 
 
 class ContentBackend(Protocol):

@@ -29,10 +29,11 @@ from genrec.config import ServeSettings, Settings
 from genrec.config.content import ContentSettings
 from genrec.content.contracts import Decision, Draft, FidelityReport, FloatArray, ImageTextEncoder, Instruction
 from genrec.content.fidelity import Ingredient, ReviewContext
+from genrec.content.library.asset import is_asset
 from genrec.data.load import Catalog
 from genrec.errors import GenrecError
 from serve.backend import answered, as_api_error
-from serve.content import Decided, InstructionCall, Made, Making, MediaFile, Progress, is_asset
+from serve.content import Decided, InstructionCall, Made, Making, MediaFile, Progress
 from serve.errors import ApiError, unavailable
 from serve.logs import join_serve_log
 from serve.process import run_directory
@@ -137,17 +138,15 @@ class InstructorReplica(_Part):
                 self._rows[asset.asset_id] = (text_1E, title_1E)
         self._items = [*self._catalog.item_ids, *(asset.asset_id for asset in assets)]
         self._index = {item: place for place, item in enumerate(self._items)}
-        view, rows = self._of_catalog, [self._rows[asset.asset_id] for asset in assets]
-        self._view, self._revision = (
-            replace(
-                view,
-                titles=[*view.titles, *(asset.title for asset in assets)],
-                texts=[*view.texts, *(asset.text for asset in assets)],
-                text_NE=np.concatenate([view.text_NE, *(text_1E for text_1E, _ in rows)]),
-                title_NE=np.concatenate([view.title_NE, *(title_1E for _, title_1E in rows)]),
-            ),
-            revision,
-        )
+        self._view, self._revision = self._of_catalog, revision
+        if assets:
+            texts_1E, titles_1E = zip(*(self._rows[asset.asset_id] for asset in assets), strict=True)
+            self._view = self._of_catalog.extended(
+                [asset.title for asset in assets],
+                [asset.text for asset in assets],
+                np.concatenate(texts_1E),
+                np.concatenate(titles_1E),
+            )
 
     def _decide(self, call: InstructionCall) -> Decided | Refusal:
         try:

@@ -152,17 +152,16 @@ class RecommenderLogic:
     def find_items(self, query: str, limit: int) -> list[dict[str, Any]]:
         """Items as :class:`serve.models.FoundItem` has them."""
         catalog, inserted = self.recommender.bundle.catalog, self.recommender.inserted
-        assets = () if inserted is None else inserted.assets
-        hidden = sum(inserted.on_trial(asset) for asset in assets) if inserted is not None else 0
-        found = []
-        for index in self.recommender.finder.items(query, limit + hidden):
-            asset = None if inserted is None else inserted.asset(index)
-            if inserted is None or asset is None or not inserted.on_trial(asset):
-                categories = list(catalog.categories[index])
-                found.append(
-                    {"item_id": catalog.item_ids[index], "title": catalog.titles[index], "categories": categories}
-                )
-        return found[:limit]
+        hidden = {} if inserted is None else inserted.on_trial
+        found = [index for index in self.recommender.finder.items(query, limit + len(hidden)) if index not in hidden]
+        return [
+            {
+                "item_id": catalog.item_ids[index],
+                "title": catalog.titles[index],
+                "categories": list(catalog.categories[index]),
+            }
+            for index in found[:limit]
+        ]
 
     def find_users(self, query: str, limit: int) -> list[dict[str, Any]]:
         """Users as :class:`serve.models.KnownUser` has them."""

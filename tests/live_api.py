@@ -19,8 +19,9 @@ from fastapi import FastAPI
 from PIL import Image, ImageDraw
 
 from genrec.content.contracts import ACTIONS, Decision, FidelityReport, Slots, Verdict
+from genrec.content.library.asset import PREFIX
 from genrec.recommender import RecommendRequest
-from serve.content import ASSET_PREFIX, Decided, InstructionCall, Made, Making, MediaFile, Progress
+from serve.content import Decided, InstructionCall, Made, Making, MediaFile, Progress
 from serve.recommender import Answer, RecommenderLogic, Refusal
 
 CHECKS = ("safety", "privacy", "bias", "authenticity", "legality", "identifiability")
@@ -98,7 +99,7 @@ class DrawingContent:
             self.stopped += 1
             raise
         passed = "forbidden" not in call.text
-        asset = ASSET_PREFIX + hashlib.sha256(call.text.encode()).hexdigest()[:32]
+        asset = PREFIX + hashlib.sha256(call.text.encode()).hexdigest()[:32]
         evidence = "nothing was found" if passed else "it is too near to a work of the catalog"
         verdicts = tuple(
             Verdict(check=check, passed=passed or check != "legality", score=0.9, evidence=evidence) for check in CHECKS

@@ -6,7 +6,6 @@ Each node has a folder of its own, where a run at an S3 URI has its mirror: what
 from __future__ import annotations
 
 import json
-import logging
 import os
 import re
 import shutil
@@ -14,15 +13,14 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-import boto3
 import psutil
 import pytest
-from moto.server import ThreadedMotoServer
 
 from cluster.__main__ import main
 from cluster.local import LocalCluster
 from cluster.processes import Node, Process
 from genrec.config import ClusterSettings
+from tests.object_store import object_store
 from tests.serving import MODEL, raw_data
 
 pytestmark = pytest.mark.integration
@@ -47,24 +45,8 @@ TINY = (
 @pytest.fixture(scope="module")
 def objects():
     """An object store on the loopback; the nodes find it by their environment, as they would find any other."""
-    logging.getLogger("werkzeug").setLevel(logging.WARNING)
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    values = {
-        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
-        "AWS_ACCESS_KEY_ID": "of-this-test",
-        "AWS_SECRET_ACCESS_KEY": "of-this-test",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_EC2_METADATA_DISABLED": "true",
-    }
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in values.items():
-            patch.setenv(name, value)
-        client = boto3.client("s3")
-        client.create_bucket(Bucket=BUCKET)
+    with object_store(BUCKET) as client:
         yield client
-    server.stop()
 
 
 @pytest.fixture(scope="module")

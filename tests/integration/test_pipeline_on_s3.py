@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-import logging
 from pathlib import Path
 
-import boto3
 import pytest
-from moto.server import ThreadedMotoServer
 
 from genrec.artifacts import MANIFEST
 from genrec.bundle import load_bundle, local_bundle
@@ -17,6 +14,7 @@ from genrec.errors import ArtifactError
 from genrec.recommender import Recommender, RecommendRequest
 from genrec.stages import Pipeline, open_stage
 from genrec.stages.compare import compare
+from tests.object_store import object_store
 from tests.serving import MODEL, raw_data
 
 pytestmark = pytest.mark.integration
@@ -27,24 +25,8 @@ URI = f"s3://{BUCKET}/deep/runs"
 @pytest.fixture(scope="module")
 def objects():
     """Client of a fresh bucket; processes find the server by the environment, as they would find any other."""
-    logging.getLogger("werkzeug").setLevel(logging.WARNING)
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    values = {
-        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
-        "AWS_ACCESS_KEY_ID": "of-this-test",
-        "AWS_SECRET_ACCESS_KEY": "of-this-test",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_EC2_METADATA_DISABLED": "true",
-    }
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in values.items():
-            patch.setenv(name, value)
-        client = boto3.client("s3")
-        client.create_bucket(Bucket=BUCKET)
+    with object_store(BUCKET) as client:
         yield client
-    server.stop()
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,6 @@
 """Made items that passed: kept, placed among the catalog's, tried out, retired."""
 
-from genrec.content.library.asset import PREFIX, Asset, NotPassedError, asset_id_of
+from genrec.content.library.asset import Asset, NotPassedError, asset_id_of, is_asset
 from genrec.content.library.exploration import (
     Explored,
     Reactions,
@@ -14,7 +14,6 @@ from genrec.content.library.placement import Placement
 from genrec.content.library.store import Library, UnknownAssetError
 
 __all__ = [
-    "PREFIX",
     "Asset",
     "Explored",
     "Inserted",
@@ -26,6 +25,7 @@ __all__ = [
     "asset_id_of",
     "explore",
     "insert",
+    "is_asset",
     "placed_assets",
     "to_prove",
     "to_retire",

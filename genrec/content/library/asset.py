@@ -84,6 +84,11 @@ class Asset:
         return self.action == "edit" and self.source_item is None
 
 
+def is_asset(item_id: str) -> bool:
+    """True for an id of the library of made items."""
+    return item_id.startswith(PREFIX)
+
+
 def asset_id_of(draft: str) -> str:
     """Id of the asset that the draft with that digest becomes."""
     return f"{PREFIX}{draft[:20]}"

@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -58,9 +59,14 @@ class Inserted:
         """The asset of an index; None for an item of the catalog."""
         return self.assets[item - self.n_catalog] if item >= self.n_catalog else None
 
-    def on_trial(self, asset: Asset) -> bool:
-        """True while it is tried out under a budget, not ranked with the rest."""
-        return asset.personal or asset.asset_id not in self.proved
+    @cached_property
+    def on_trial(self) -> dict[int, Asset]:
+        """Assets that are tried out under a budget, not ranked with the rest, by their index."""
+        return {
+            item: asset
+            for item, asset in enumerate(self.assets, self.n_catalog)
+            if asset.personal or asset.asset_id not in self.proved
+        }
 
 
 def insert(
