@@ -252,9 +252,9 @@ class _Watcher(tune.Callback):
     def _changed(self, record: Record) -> None:
         if record.key in self._since:
             record.seconds = round(time.monotonic() - self._since[record.key], 1)
-        self.records.save(record)
-        for log in self.logs:
+        for log in self.logs:  # before the record: a trial whose record says that it is done is not looked at again
             log.update(record)
+        self.records.save(record)
         self._measure()
         if self.told is not None:
             self.told(record, self.records.trials)

@@ -151,18 +151,20 @@ class MlflowLog:
             del self._epochs[record.key]
 
     def _open(self, record: Record) -> None:
-        if record.mlflow_run:
-            written = self.client.get_metric_history(record.mlflow_run, mlflow_name("ndcg@10"))
-            self._epochs[record.key] = {metric.step for metric in written}
-            self.client.update_run(record.mlflow_run, status="RUNNING")
-            return
-        tags = {"sweep": self.sweep, "key": record.key, "roles": ", ".join(record.roles)}
-        run = self.client.create_run(self.experiment, run_name=run_name(record), tags=tags)
-        record.mlflow_run = run.info.run_id
-        self.records.save(record)
-        self._epochs[record.key] = set()
-        for name, value in params(record):
-            self.client.log_param(record.mlflow_run, name, value)
+        """Find the trial's run or begin it; a driver killed at any line of this is gone on with by the next."""
+        from mlflow.entities import Param
+
+        if not record.mlflow_run:
+            begun = self.client.search_runs([self.experiment], filter_string=f"tags.key = '{record.key}'")
+            tags = {"sweep": self.sweep, "key": record.key, "roles": ", ".join(record.roles)}
+            run = begun[0] if begun else self.client.create_run(self.experiment, run_name=run_name(record), tags=tags)
+            record.mlflow_run = run.info.run_id
+            self.records.save(record)
+        told = [Param(name, str(value)) for name, value in params(record)]
+        self.client.log_batch(record.mlflow_run, params=told)
+        self.client.update_run(record.mlflow_run, status="RUNNING")
+        written = self.client.get_metric_history(record.mlflow_run, mlflow_name("ndcg@10"))
+        self._epochs[record.key] = {metric.step for metric in written}
 
     def close(self) -> None:
         """Nothing is open."""
