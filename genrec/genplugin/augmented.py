@@ -23,6 +23,7 @@ from safetensors.numpy import load_file as load_arrays
 from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.nn import functional
 
 from genrec.config import RetrievalSettings, Settings
 from genrec.data.interactions import Interactions
@@ -155,18 +156,19 @@ class AugmentedGenerator:
     def shares(self, votes: Votes, ranked: Ranked) -> Tensor:
         """Float [B, C, K]: how much of an item's probability comes from each part.
 
-        What the pool gives an item is told by its sources, in proportion to what each adds to the item's logit.
+        What the pool gives an item is told by the generator and the sources, in proportion to what each adds to the
+        item's logit; what no source names is the generator's.
         """
         assert self.gate is not None
-        log_gates_B2, log_pool_BX = self.gate(votes)
-        pooled_BX = (log_gates_B2[:, 1:] + log_pool_BX).exp()
-        for_BXS = self.gate.opinions(votes).clamp(min=0) + TINY * votes.weights_BXS
-        told_BXS = pooled_BX[..., None] * for_BXS / for_BXS.sum(dim=-1, keepdim=True).clamp(min=TINY**2)
+        masses_BX = self.gate(votes)[1].exp()
+        silent = functional.pad(TINY * votes.weights_BXS, (1, 0))  # who names an item, where nobody adds anything to it
+        for_BXC = self.gate.opinions(votes).clamp(min=0) + silent
+        told_BXC = masses_BX[..., None] * for_BXC / for_BXC.sum(dim=-1, keepdim=True).clamp(min=TINY**2)
         named_BKX = ranked.items_BK[:, :, None] == votes.items_BX[:, None]
-        named_BKX = (named_BKX & (votes.items_BX != PAD_ITEM)[:, None]).to(told_BXS.dtype)
-        voted_BSK = (named_BKX @ told_BXS).transpose(1, 2)
-        generated_BK = (ranked.scores_BK.exp() - voted_BSK.sum(dim=1)).clamp(min=0)
-        return torch.cat([generated_BK[:, None], voted_BSK], dim=1)
+        named_BKX = (named_BKX & (votes.items_BX != PAD_ITEM)[:, None]).to(told_BXC.dtype)
+        told_BCK = (named_BKX @ told_BXC).transpose(1, 2)
+        unnamed_BK = ranked.scores_BK.exp().masked_fill(named_BKX.any(dim=2), 0.0)
+        return told_BCK + functional.pad(unnamed_BK[:, None], (0, 0, 0, len(self.gate.sources)))
 
     def save(self, directory: Path, sid_version: str) -> None:
         """Write gate, stand-ins and user vectors as safetensors; the gate's metadata names the semantic IDs."""
@@ -235,7 +237,8 @@ def assemble(
         shuffled = settings.plugin.memory.neighbours == "shuffled"
         memory = UserMemory(vectors[REPRESENTATION], OthersNeighbours.load(directory) if shuffled else None)
     if retrieval.vote_sources:
-        gate = NeighbourGate(retrieval.vote_sources).to(device).requires_grad_(False).eval()
+        counts_N = torch.from_numpy(interactions.train_counts.astype(np.int64))
+        gate = NeighbourGate(retrieval.vote_sources, counts_N).to(device).requires_grad_(False).eval()
     return AugmentedGenerator(retriever, encoders, gate, vectors, memory)
 
 

@@ -1,12 +1,14 @@
 """The gate between the generator and what neighbours vote for.
 
-    p(item) = g * generator(item) + (1 - g) * pool(item)
-    pool(item) ~ generator(item) ** c * exp(sum over sources s of w_s * r_s(item) ** a_s)
+    p(item) = (1 - g) * pool(item)                           of candidates, the items that any source names
+    p(item) = g * generator(item) / generator(all others)    of all others
+    pool(item) ~ generator(item) ** c * (1 + count(item)) ** q * exp(sum over sources s of w_s * r_s(item) ** a_s)
 
-over the candidates, the items that any source names; r_s is a source's vote relative to its strongest, 0 where it
-does not name the item. The pool is a product of opinions (a logarithmic opinion pool; Hinton 2002): an item on which
-sources and generator agree rises, where a sum of probabilities would follow the surest source alone. The sum with the
-generator gives what no source names its chance, and keeps prefixes exact (genrec.decoding.mixture).
+r_s is a source's vote relative to its strongest, 0 where it does not name the item; count(item) is how often it was
+interacted with in training. The pool is a product of opinions (a logarithmic opinion pool; Hinton 2002), the
+generator's among them: an item on which sources and generator agree rises, where a sum of probabilities would follow
+the surest alone. What no source names is left to the generator, and g is no more than the chance that the target is
+there: it does not bear on the order of the candidates. Prefixes stay exact (genrec.decoding.mixture).
 
 Few parameters, learnt on validation targets by maximum likelihood: the sources are counted on training
 interactions, so on training targets they would be judged by what they were made from.
@@ -29,7 +31,8 @@ from genrec.models.contracts import PAD_ITEM, Memory
 from genrec.tokenizer.sid_table import SidTable
 
 FEATURES_OF_A_SOURCE = 3
-TINY = 1e-12
+TINY, ROUNDING, LEAST = 1e-12, 1e-4, -50.0
+"""Of a weight; of a sum of float32 probabilities; the least log-probability that an opinion is told from."""
 ITERATIONS_A_LOOK, PATIENCE = 4, 4
 """Iterations of the optimizer between two looks at the held-out users, and looks without gain until it stops."""
 GAIN = 1e-6
@@ -97,46 +100,61 @@ def candidates(items_BSM: Tensor, weights_BSM: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class NeighbourGate(nn.Module):
-    """Weights of the generator and of each source.
+    """Weights of the generator, of popularity and of each source.
 
     Args:
         sources: names of the sources, in the order of the votes.
+        counts_N: int64, training interactions of each item; items behind the last have none.
     """
 
-    def __init__(self, sources: Sequence[str]) -> None:
+    counts_N: Tensor
+
+    def __init__(self, sources: Sequence[str], counts_N: Tensor) -> None:
         super().__init__()
         self.sources = tuple(sources)
         n_sources = len(self.sources)
+        self.register_buffer("counts_N", counts_N, persistent=False)
         self.gate = nn.Linear(FEATURES_OF_A_SOURCE * n_sources + 1, 1)
         nn.init.zeros_(self.gate.weight)
         nn.init.zeros_(self.gate.bias)
         self.weight = nn.Parameter(torch.ones(n_sources))
         self.log_power = nn.Parameter(torch.full((n_sources,), 0.5).log())
         self.generator_weight = nn.Parameter(torch.tensor(0.5))
+        self.popularity_power = nn.Parameter(torch.tensor(0.0))
 
     def forward(self, votes: Votes) -> tuple[Tensor, Tensor]:
-        """Log-weights [B, 2] of generator and pool, and log-masses [B, X] of the pool, which sum to 1 in a row.
+        """Log-scale [B] of the generator where no source speaks, and log-masses [B, X] of the candidates.
 
-        A user of whom no source says anything is left to the generator.
+        Both together are a distribution over all items. A user of whom no source says anything is left to the
+        generator, and one whose every item is a candidate to the pool.
         """
         there_BX = votes.items_BX != PAD_ITEM
-        generated_BX = votes.generated_BX.masked_fill(~there_BX, 0.0)
-        logits_BX = self.opinions(votes).sum(dim=-1) + self.generator_weight * generated_BX
+        logits_BX = self.opinions(votes).sum(dim=-1) + self.popularity_power * self._log_counts(votes.items_BX)
         silent_B1 = ~there_BX.any(dim=1, keepdim=True)
         log_pool_BX = logits_BX.masked_fill(~there_BX & ~silent_B1, -torch.inf).log_softmax(dim=1)
-        log_pool_BX = log_pool_BX.masked_fill(~there_BX, -torch.inf)
-        logit_B1 = self.gate(_features(votes))
-        log_gates_B2 = functional.logsigmoid(torch.cat([logit_B1, -logit_B1], dim=1))
-        alone = torch.tensor([0.0, -torch.inf], device=logit_B1.device)
-        return torch.where(silent_B1, alone, log_gates_B2), log_pool_BX
+        left_B = (1 - votes.generated_BX.exp().sum(dim=1)).clamp(min=0)  # the generator's mass of all others
+        logit_B = self.gate(_features(votes))[:, 0]
+        log_gate_B = functional.logsigmoid(logit_B)
+        # What rounding leaves of a generator that names candidates alone is not scaled up to g: the pool has it.
+        log_left_B, log_filled_B = (left_B + ROUNDING).log(), math.log(ROUNDING) - (left_B + ROUNDING).log()
+        log_pooled_B = torch.logaddexp(functional.logsigmoid(-logit_B), log_gate_B + log_filled_B)
+        log_masses_BX = (log_pooled_B[:, None] + log_pool_BX).masked_fill(~there_BX, -torch.inf)
+        return (log_gate_B - log_left_B).masked_fill(silent_B1[:, 0], 0.0), log_masses_BX
 
     def opinions(self, votes: Votes) -> Tensor:
-        """Float [B, X, S]: what each source adds to the logit of a candidate."""
-        weights_BXS = votes.weights_BXS
+        """Float [B, X, S + 1]: what the generator and each source add to the logit of a candidate.
+
+        The generator's is told from the least that it gives any candidate of the row: 0 or more, as the sources'.
+        """
+        weights_BXS, there_BX = votes.weights_BXS, votes.items_BX != PAD_ITEM
         relative = weights_BXS / weights_BXS.amax(dim=1, keepdim=True).clamp(min=TINY)
         named = relative > 0
         powered = (relative.clamp(min=TINY).log() * self.log_power.exp()).exp()  # r ** a, with a gradient at 0
-        return self.weight * powered.masked_fill(~named, 0.0)
+        sources_BXS = self.weight * powered.masked_fill(~named, 0.0)
+        generated_BX = votes.generated_BX.clamp(min=LEAST)
+        least_B1 = generated_BX.masked_fill(~there_BX, torch.inf).amin(dim=1, keepdim=True)
+        generator_BX = self.generator_weight * (generated_BX - least_B1).masked_fill(~there_BX, 0.0)
+        return torch.cat([generator_BX[..., None], sources_BXS], dim=-1)
 
     def log_likelihood(self, votes: Votes, generated_B: Tensor, targets_B: Tensor) -> Tensor:
         """Log-probability [B] of the targets.
@@ -146,16 +164,20 @@ class NeighbourGate(nn.Module):
             generated_B: the generator's log-probability of each target.
             targets_B: int64, item indices.
         """
-        log_gates_B2, log_pool_BX = self(votes)
+        log_scale_B, log_masses_BX = self(votes)
         named_BX = votes.items_BX == targets_B[:, None]
-        pooled_B = log_pool_BX.masked_fill(~named_BX, -torch.inf).logsumexp(dim=1)
-        return (torch.stack([generated_B, pooled_B], dim=1) + log_gates_B2).logsumexp(dim=1)
+        place_B1 = named_BX.byte().argmax(dim=1, keepdim=True)
+        return torch.where(named_BX.any(dim=1), log_masses_BX.gather(1, place_B1)[:, 0], log_scale_B + generated_B)
 
     def mixture(self, votes: Votes, sid_table: SidTable) -> ItemMixture:
         """The mixture for ``generate`` and ``score``."""
-        log_gates_B2, log_pool_BX = self(votes)
-        masses_BX = (log_gates_B2[:, 1:] + log_pool_BX).exp()
-        return ItemMixture.of(sid_table, log_gates_B2[:, 0].exp(), votes.items_BX, masses_BX)
+        log_scale_B, log_masses_BX = self(votes)
+        return ItemMixture.of(sid_table, log_scale_B, votes.items_BX, log_masses_BX.exp(), votes.generated_BX)
+
+    def _log_counts(self, items_BX: Tensor) -> Tensor:
+        """Float [B, X]: log(1 + count)."""
+        known_BX = (items_BX >= 0) & (items_BX < len(self.counts_N))
+        return self.counts_N[items_BX.where(known_BX, 0)].float().log1p().masked_fill(~known_BX, 0.0)
 
 
 def _features(votes: Votes) -> Tensor:
@@ -169,7 +191,14 @@ def _features(votes: Votes) -> Tensor:
 
 
 def fit_gate(
-    gate: NeighbourGate, votes: Votes, generated_B: Tensor, targets_B: Tensor, *, steps: int = 200, seed: int = 0
+    gate: NeighbourGate,
+    votes: Votes,
+    generated_B: Tensor,
+    targets_B: Tensor,
+    *,
+    balance: float = 0.0,
+    steps: int = 200,
+    seed: int = 0,
 ) -> dict[str, float]:
     """Learn the gate by maximum likelihood; a fifth of the users, drawn by ``seed``, says when to stop.
 
@@ -180,40 +209,49 @@ def fit_gate(
         votes: of the users.
         generated_B: the generator's log-probability of each target.
         targets_B: int64, item indices.
+        balance: a target weighs (1 + its training count) ** -balance, so that the many targets of few popular items
+            do not decide alone (inverse propensities, Schnabel et al. 2016, tempered); 0: all weigh the same.
         steps: most iterations.
         seed: of the fifth.
 
     Returns:
-        Nats a target on that fifth: of the generator alone, as the gate begins, and learnt.
+        Nats a target on that fifth, weighed like the loss: of the generator alone, as the gate begins, and learnt.
     """
     order = torch.randperm(len(targets_B), generator=torch.Generator().manual_seed(seed)).to(targets_B.device)
     cut = max(1, len(order) // 5)
-    held, rest = ((votes.rows(part), generated_B[part], targets_B[part]) for part in (order[:cut], order[cut:]))
+    weights_B = (1 + gate.counts_N[targets_B].float()) ** -balance
+    weights_B = weights_B / weights_B.mean()
+    held, rest = (
+        (votes.rows(part), generated_B[part], targets_B[part], weights_B[part]) for part in (order[:cut], order[cut:])
+    )
     optimizer = torch.optim.LBFGS(
         gate.parameters(), max_iter=ITERATIONS_A_LOOK, history_size=20, line_search_fn="strong_wolfe"
     )
 
     def closure() -> Tensor:
         optimizer.zero_grad()
-        loss = -gate.log_likelihood(*rest).mean()
+        loss = _nats(gate, *rest)
         loss.backward()  # type: ignore[no-untyped-call]
         return loss
 
-    begun = best = _nats(gate, held)
+    def look() -> float:
+        with torch.no_grad():
+            return _nats(gate, *held).item()
+
+    begun = best = look()
     kept, since = {name: value.clone() for name, value in gate.state_dict().items()}, 0
     for _ in range(-(-steps // ITERATIONS_A_LOOK)):
         optimizer.step(closure)  # type: ignore[no-untyped-call]
-        value = _nats(gate, held)
+        value = look()
         since = 0 if value < best - GAIN else since + 1
         if value < best:
             best, kept = value, {name: tensor.clone() for name, tensor in gate.state_dict().items()}
         if since == PATIENCE or not math.isfinite(value):
             break
     gate.load_state_dict(kept)
-    return {"generator": -held[1].mean().item(), "begun": begun, "learnt": best}
+    return {"generator": -(held[3] * held[1]).mean().item(), "begun": begun, "learnt": best}
 
 
-@torch.no_grad()
-def _nats(gate: NeighbourGate, users: tuple[Votes, Tensor, Tensor]) -> float:
-    """Mean nats a target."""
-    return -gate.log_likelihood(*users).mean().item()
+def _nats(gate: NeighbourGate, votes: Votes, generated_B: Tensor, targets_B: Tensor, weights_B: Tensor) -> Tensor:
+    """Mean weighed nats a target."""
+    return -(weights_B * gate.log_likelihood(votes, generated_B, targets_B)).mean()

@@ -32,7 +32,8 @@ def learn_gate(
         settings: plugin.gate, data.max_history, evaluation's batch size and seen-item policy, run.seed.
 
     Returns:
-        Nats a target before and after, mean gates, weights, exponents, and how often each source names the target.
+        Nats a target before and after, mean mass of the pool, weights, exponents, and how often each source names the
+        target.
     """
     wanted, seed = settings.plugin.gate, settings.run.seed
     users = interactions.users_with("valid")
@@ -59,7 +60,7 @@ def learn_gate(
     targets_B, gate = targets_B.to(device), augmented.gate
     assert gate is not None
     gate.requires_grad_(True)
-    nats = fit_gate(gate, votes, torch.cat(generated), targets_B, steps=wanted.steps, seed=seed)
+    nats = fit_gate(gate, votes, torch.cat(generated), targets_B, balance=wanted.balance, steps=wanted.steps, seed=seed)
     gate.requires_grad_(False)
     named_BXS = (votes.weights_BXS > 0) & (votes.items_BX == targets_B[:, None])[..., None]
     told = {
@@ -68,5 +69,7 @@ def learn_gate(
         "names_target": dict(zip(gate.sources, named_BXS.any(dim=1).float().mean(dim=0).tolist(), strict=True)),
     }
     told["weights"][GENERATOR] = gate.generator_weight.item()
-    gates = dict(zip((GENERATOR, "pool"), gate(votes)[0].exp().mean(dim=0).tolist(), strict=True))
+    told["popularity_power"] = gate.popularity_power.item()
+    pool = gate(votes)[1].exp().sum(dim=1).mean().item()
+    gates = {GENERATOR: 1 - pool, "pool": pool}
     return {"sources": list(gate.sources), "users": len(users), "nats": nats, "mean_gates": gates, **told}

@@ -37,18 +37,23 @@ def everything(table: SidTable, rows: int) -> torch.Tensor:
     return torch.arange(table.n_items).expand(rows, -1)
 
 
-def neighbours(table: SidTable, rows: int) -> ItemMixture:
-    """Half of the mass on 30 items of each row's own."""
-    items = torch.stack([torch.randperm(table.n_items)[:30] for _ in range(rows)])
-    return ItemMixture.of(table, torch.full((rows,), 0.5), items, torch.full((rows, 30), 0.5 / 30))
+def neighbours(model: torch.nn.Module, batch: Batch) -> ItemMixture:
+    """Half of the mass on 30 items of each row's own, to each another part."""
+    table = model.sid_table
+    items = torch.stack([torch.randperm(table.n_items)[:30] for _ in range(batch.size)])
+    with torch.no_grad():
+        generated = score(model, batch, items)
+    scale = (0.5 / (1 - generated.exp().sum(dim=1))).log()
+    masses = torch.linspace(0.5, 1.5, 30).expand(items.shape) / 60
+    return ItemMixture.of(table, scale, items, masses, generated)
 
 
 @pytest.mark.parametrize("sizes", [(6, 6, 8), (30, 2, 5, 3), (250,), (2, 2, 2, 2, 2, 2, 2, 2)])
 @pytest.mark.parametrize("mixed", [False, True])
 def test_a_beam_as_wide_as_the_catalog_is_exhaustive_scoring(sizes: tuple[int, ...], mixed: bool):
     table = random_table(200, sizes)
-    mixture = neighbours(table, 3) if mixed else None
     model, batch = small(table), histories(table, 3)
+    mixture = neighbours(model, batch) if mixed else None
     with torch.no_grad():
         scores = score(model, batch, everything(table, 3), mixture=mixture)
     torch.testing.assert_close(scores.exp().sum(dim=1), torch.ones(3), rtol=1e-5, atol=1e-5)
