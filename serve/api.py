@@ -27,7 +27,7 @@ from genrec.config import ServeSettings
 from genrec.recommender import RecommendRequest, Trial
 from serve.backend import Backend, granted
 from serve.body import BodyGuard
-from serve.clients import ClientGuard, RoomGuard
+from serve.clients import LISTS, ClientGuard, RoomGuard, room_of_lists
 from serve.content import ContentBackend
 from serve.docs_page import docs_page
 from serve.errors import ApiError, add_error_handlers, not_ready, timed_out
@@ -62,8 +62,6 @@ FOUND = 20
 ASSET = r"^asset:[0-9a-f]{8,64}$"
 """What an asset's id may be: nothing that means anything to a file system."""
 EVENT_STREAM = "text/event-stream"
-LISTS = frozenset({"/v1/recommendations", "/v1/explanations"})
-"""What the recommender answers with its model, and must refuse when too much waits."""
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{8,64}")
 
 _RETRY = {"Retry-After": {"description": "seconds to wait", "schema": {"type": "integer"}}}
@@ -114,8 +112,7 @@ def create_api(
     )
     longer = {"/v1/instructions": limits.max_body_bytes + 4 * (limits.max_picture_bytes // 3 + 1)}
     api.add_middleware(BodyGuard, max_bytes=limits.max_body_bytes, longer=longer)
-    room = (limits.max_replicas or limits.replicas) * limits.max_ongoing_requests + limits.max_queued_requests
-    api.add_middleware(RoomGuard, room=room, paths=LISTS)
+    api.add_middleware(RoomGuard, room=room_of_lists(limits), paths=LISTS)
     api.add_middleware(ClientGuard, most=limits.max_ongoing_of_client)
     if keys:
         api.add_middleware(KeyGuard, digests=keys)

@@ -28,6 +28,7 @@ from genrec.bundle import bundle_place, published_path
 from genrec.config import ContentSettings, PartSettings, ServeSettings, Settings, load_settings
 from serve.api import create_api
 from serve.backend import HandleBackend
+from serve.clients import room_of_lists
 from serve.content_parts import CONTENT_FOLDER, PARTS, HandleContent, bind_content, content_wanted
 from serve.errors import RETRY_AFTER_S
 from serve.journal import Journal
@@ -129,15 +130,21 @@ def build(settings: Settings, bundle: str | Path) -> Application:
     parts = bind_content(settings, start, _deployment) if wanted else {}
     # The ingress takes in a little more than the queues behind it hold: it is they that refuse first, in our words.
     # What comes faster than it can refuse is refused by Serve's proxy, which costs a tenth; else refusals would queue.
-    behind = [part, *(getattr(limits, name) for name in parts)]
-    room = ROOM_TO_REFUSE + sum(
-        (one.max_replicas or one.replicas) * one.max_ongoing_requests + one.max_queued_requests for one in behind
-    )
+    room = room_of_all(settings) + ROOM_TO_REFUSE
     front = limits.ingress.model_copy(update={"max_ongoing_requests": room, "max_queued_requests": ROOM_TO_REFUSE})
     ingress = _deployment("ingress", serve.ingress()(IngressReplica), front, limits)
     newest = str(published_path(settings).absolute()) if limits.watch else None
     return ingress.bind(
         limits, recommender, store_url(settings), keys, str(rollouts), newest, settings.content, **parts
+    )
+
+
+def room_of_all(settings: Settings) -> int:
+    """Requests that may be in flight in all: what the deployments behind the ingress work at, and what may wait."""
+    limits = settings.serve
+    parts = [getattr(limits, name) for name in PARTS if content_wanted(settings)]
+    return room_of_lists(limits) + sum(
+        (one.max_replicas or one.replicas) * one.max_ongoing_requests + one.max_queued_requests for one in parts
     )
 
 

@@ -12,8 +12,17 @@ from collections import Counter
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from genrec.config import ServeSettings
 from serve.errors import overloaded, too_many
 from serve.keys import OPEN_PATH
+
+LISTS = frozenset({"/v1/recommendations", "/v1/explanations"})
+"""What the recommender answers with its model, and must refuse when too much waits."""
+
+
+def room_of_lists(limits: ServeSettings) -> int:
+    """Requests for lists that may be in flight: those that all replicas answer, and those that may wait."""
+    return (limits.max_replicas or limits.replicas) * limits.max_ongoing_requests + limits.max_queued_requests
 
 
 class ClientGuard:
@@ -52,7 +61,7 @@ class RoomGuard:
 
     Args:
         app: what it guards.
-        room: requests for lists that may be in flight: those that all replicas answer, and those that may wait.
+        room: requests for lists that may be in flight.
         paths: that share the room.
     """
 

