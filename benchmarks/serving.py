@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import itertools
+import json
 import random
 import shutil
 import signal
@@ -24,14 +24,28 @@ import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import numpy as np
 import psutil
 
 from benchmarks.common import ROOT
+from benchmarks.serving_flood import encoded, flood
 from benchmarks.serving_hostile import hostile_calls
-from benchmarks.serving_tools import RUN, Call, Offline, Seen, Service, closed_loop, mixed_calls, open_loop, served
+from benchmarks.serving_tools import (
+    RUN,
+    Call,
+    Offline,
+    Seen,
+    Service,
+    closed_loop,
+    mixed_calls,
+    open_loop,
+    quantiles,
+    served,
+)
+from genrec.config import ServeSettings
 from genrec.recommender import Recommender, RecommendRequest
 from serve.store import SQLITE_FILE, FeedbackStore, sqlite_url
 
@@ -43,8 +57,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--clients", type=int, default=16)
     parser.add_argument("--requests", type=int, default=2000)
     parser.add_argument("--k", type=int, default=10, help="overload: length of the lists")
-    parser.add_argument("--batch", type=int, default=4, help="overload: requests that a replica takes at once")
-    parser.add_argument("--queue", type=int, default=4, help="overload: requests that may wait")
+    parser.add_argument("--batch", type=int, default=1, help="overload: requests that a replica takes at once")
+    parser.add_argument("--queue", type=int, default=1, help="overload: requests that may wait")
+    parser.add_argument("--replicas", type=int, default=2, help="overload: most replicas")
+    parser.add_argument("--alone", action="store_true", help="overload: once more without HAProxy")
     parser.add_argument("--times", type=float, default=10.0, help="overload: of its capacity")
     parser.add_argument("--seconds", type=float, default=30.0, help="overload: how long")
     parser.add_argument("--minutes", type=float, default=1.0, help="soak: how long")
@@ -99,23 +115,45 @@ def load(args: argparse.Namespace, bundle: Path, folder: Path) -> dict[str, Any]
 
 
 def overload(args: argparse.Namespace, bundle: Path, folder: Path) -> dict[str, Any]:
-    """Ten times the requests that it can answer, begun whether or not others are answered; replicas follow the load."""
+    """Ten times the requests that it can answer, begun whether or not others are answered; replicas follow the load.
+
+    With ``--alone`` once more without HAProxy, where Serve's proxy and the ingress refuse.
+    """
     offline = Offline(bundle)
     calls = mixed_calls(offline.first, 300, mixed=False, k=args.k)
     offline.prepare(calls)
+    told = _flooded(args, bundle, folder / "served", offline, calls)
+    accepted, unloaded = told["accepted"].get("p99_ms"), told["unloaded"]["p99_ms"]
+    alone = {"alone": _flooded(args, bundle, folder / "alone", offline, calls, haproxy="false")} if args.alone else {}
+    sides = [told, *alone.values()]
+    return {
+        "ours": accepted,
+        "theirs": unloaded,
+        "ratio": None if accepted is None else round(accepted / unloaded, 2),
+        "equal": all(set(side["statuses"]) <= {200, 429, 503} and side["wrong"] == 0 for side in sides),
+        **told,
+        **alone,
+    }
+
+
+def _flooded(
+    args: argparse.Namespace, bundle: Path, folder: Path, offline: Offline, calls: list[Call], haproxy: str = "true"
+) -> dict[str, Any]:
+    """Unloaded, at capacity, and flooded."""
     small = {
+        "serve.haproxy": haproxy,
         "serve.batch_size": args.batch,
         "serve.max_ongoing_requests": args.batch,
         "serve.max_queued_requests": args.queue,
         "serve.max_ongoing_of_client": 100_000,
-        "serve.max_replicas": 2,
+        "serve.max_replicas": args.replicas,
         "serve.autoscaling.look_back_s": 2,
         "serve.autoscaling.upscale_delay_s": 1,
         "serve.autoscaling.downscale_delay_s": 5,
         "ray.dashboard": "true",
     }
     counts: list[int] = []
-    with served(bundle, folder / "served", _port(), **small) as service:
+    with served(bundle, folder, _port(), **small) as service:
 
         async def watched(load: Any) -> Any:
             flow = asyncio.ensure_future(load)
@@ -124,32 +162,40 @@ def overload(args: argparse.Namespace, bundle: Path, folder: Path) -> dict[str, 
                 await asyncio.wait({flow}, timeout=1)
             return await flow
 
-        calm, _ = asyncio.run(watched(closed_loop(service.url, calls[:200], 1, offline.check)))
+        calm, _ = asyncio.run(watched(closed_loop(service.url, calls, 1, offline.check)))
         full, seconds = asyncio.run(watched(closed_loop(service.url, calls, args.batch, offline.check)))
         capacity = len(full.seconds.get(200, ())) / seconds
         rate = args.times * capacity
-        flood = list(itertools.islice(itertools.cycle(calls), int(args.seconds * rate)))
-        seen = asyncio.run(watched(open_loop(service.url, flood, rate, offline.check)))
+        place = urlsplit(service.url)
+        requests = [encoded(*call, place.netloc) for call in calls]
+        before = service.cpu_s()
+        count = int(args.seconds * rate)
+        flooded = asyncio.run(watched(flood(str(place.hostname), place.port or 80, requests, count, rate)))
+        spent = {name: round(after - before.get(name, 0.0), 2) for name, after in sorted(service.cpu_s().items())}
         deadline = time.monotonic() + 90
         while time.monotonic() < deadline and counts[-1] != 1:
             time.sleep(1)
             counts.append(service.running()["recommender"])
+    seen = Seen()
+    for _, status, waited in flooded.replies:
+        seen.add(status, waited)
+    wrong = sum(
+        not offline.check(calls[place % len(calls)], json.loads(body)) for place, body in flooded.bodies.items()
+    )
     refused = [one for status, all_ in seen.seconds.items() if status in {429, 503} for one in all_]
-    told = {f"p{q}_ms": round(1000 * float(np.percentile(refused, q)), 1) for q in (50, 95, 99)} if refused else {}
-    accepted, unloaded = seen.percentiles().get("p99_ms"), calm.percentiles()["p99_ms"]
     return {
-        "ours": accepted,
-        "theirs": unloaded,
-        "ratio": None if accepted is None else round(accepted / unloaded, 2),
-        "equal": set(seen.statuses) <= {200, 429, 503} and seen.wrong == 0,
         "capacity_requests_s": round(capacity, 1),
         "rate_requests_s": round(rate, 1),
-        "late_s": round(seen.late_s, 2),
-        "statuses": seen.statuses,
-        "refused": told,
+        "late_s": round(flooded.late_s, 2),
+        "seconds": round(flooded.seconds, 1),
+        "connections": flooded.connections,
+        "statuses": {**seen.statuses, **({-1: count - len(flooded.replies)} if len(flooded.replies) < count else {})},
+        "wrong": wrong,
+        "refused": quantiles(refused),
         "unloaded": calm.percentiles(),
         "at_capacity": full.percentiles(),
         "accepted": seen.percentiles(),
+        "cpu_s": {"flood": round(flooded.cpu_s, 2), **spent},
         "replicas": [count for place, count in enumerate(counts) if place == 0 or count != counts[place - 1]],
     }
 
@@ -359,7 +405,8 @@ def schema(args: argparse.Namespace, bundle: Path, folder: Path) -> dict[str, An
 
     model = Recommender.load(bundle)
     users, items = [str(user) for user in model.bundle.interactions.user_ids[:200]], model.bundle.catalog.item_ids[:200]
-    with served(bundle, folder / "served", _port(), **COMPOSED) as service:
+    sizes = {"serve.max_k": min(ServeSettings().max_k, model.max_k)}  # the schema cannot know how many items there are
+    with served(bundle, folder / "served", _port(), **COMPOSED, **sizes) as service:
         # Half valid, half broken; what takes nothing has valid requests alone, which are all the same.
         seen = fuzzed(service.url, lambda _, takes: args.requests // 2 + 1 if takes else args.requests, users, items)
         alive = service.ready()

@@ -31,7 +31,7 @@ from serve.process import running
 
 START_S = 300.0
 RUN = "serving"
-_PART = re.compile(r"ray::ServeReplica:genrec:([a-z]+)|ray::(ServeController|ProxyActor)")
+_PART = re.compile(r"ray::ServeReplica:genrec:([a-z]+)|ray::(ServeController|ProxyActor)|/(haproxy) -db")
 Call = tuple[str, str, dict[str, Any] | None]
 """Method, path, body."""
 
@@ -57,7 +57,7 @@ class Service:
         return self.parts().get(name, [])
 
     def parts(self) -> dict[str, list[psutil.Process]]:
-        """Processes of every deployment's replicas, by its name, and of Serve's proxy and controller."""
+        """Processes of every deployment's replicas, by its name, of Serve's proxy and controller, and HAProxy."""
         found: dict[str, list[psutil.Process]] = {}
         for child in psutil.Process(self.process.pid).children(recursive=True):
             try:
@@ -66,8 +66,17 @@ class Service:
                 continue
             match = _PART.search(line)
             if match:
-                found.setdefault(match[1] or match[2].lower(), []).append(child)
+                found.setdefault(match[match.lastindex or 0].lower(), []).append(child)
         return found
+
+    def cpu_s(self) -> dict[str, float]:
+        """Processor time of every part until now, by name; what ended is not counted."""
+        spent: Counter[str] = Counter()
+        for name, processes in self.parts().items():
+            for process in processes:
+                with suppress(psutil.Error):
+                    spent[name] += sum(process.cpu_times()[:2])
+        return dict(spent)
 
     def running(self) -> dict[str, int]:
         """Running replicas by deployment, as Ray Serve's own status has them (``ray.dashboard`` must be on)."""
@@ -183,10 +192,12 @@ class Seen:
 
     def percentiles(self, status: int = 200) -> dict[str, float]:
         """Milliseconds."""
-        seconds = self.seconds.get(status, [])
-        if not seconds:
-            return {}
-        return {f"p{q}_ms": round(1000 * float(np.percentile(seconds, q)), 2) for q in (50, 95, 99)}
+        return quantiles(self.seconds.get(status, []))
+
+
+def quantiles(seconds: Sequence[float]) -> dict[str, float]:
+    """Milliseconds; nothing of nothing."""
+    return {f"p{q}_ms": round(1000 * float(np.percentile(seconds, q)), 2) for q in (50, 95, 99)} if seconds else {}
 
 
 AGAIN = {0, 429, 500, 503}
