@@ -85,6 +85,14 @@ def client(api: FastAPI) -> Iterator[TestClient]:
         yield client
 
 
+def test_a_kept_list_is_the_list(tmp_path: Path) -> None:
+    whole = RecommenderLogic(Recommender.load(assembled_bundle(tmp_path, neighbours=True)), LIMITS)
+    request = RecommendRequest("u1", None, 6)
+    (answer,) = whole.answer([request])
+    assert answer.items[0].evidence
+    assert Answer.unpacked(answer.packed()) == answer
+
+
 def failing(failure: ApiError, store: FeedbackStore) -> TestClient:
     return TestClient(create_api(LIMITS, InProcess(None, failure), Journal(store)))
 
