@@ -1,5 +1,7 @@
 """Beam search against exhaustive scoring, and what it must never list."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -66,35 +68,44 @@ def test_a_beam_as_wide_as_the_catalog_is_exhaustive_scoring(sizes: tuple[int, .
     assert torch.equal(ranked.items_BK.sort(dim=1).values, everything(table, 3))
 
 
-def test_chunks_of_scored_items_change_nothing(monkeypatch):
+@pytest.mark.parametrize("walked", [True, False])
+def test_chunks_of_scored_items_change_nothing(walked: bool, monkeypatch):
     from genrec.decoding import scoring
 
     table = random_table(60, (5, 5, 5))
     model, batch = small(table), histories(table, 2)
-    batch.visible_BP = torch.randint(1, 5, (2, 60))
+    batch.visible_BP = None if walked else torch.randint(1, 5, (2, 60))
     with torch.no_grad():
         whole = score(model, batch, everything(table, 2))
         monkeypatch.setattr(scoring, "LOGITS_AT_ONCE", 1000)
         torch.testing.assert_close(score(model, batch, everything(table, 2)), whole, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("sizes", [(4, 4, 40), (40, 4), (3, 60)])
-def test_items_behind_one_prefix_are_scored_with_one_decoding(sizes: tuple[int, ...], monkeypatch):
-    """Against each item on its own path, which is what ``visible_BP`` asks for."""
+@pytest.mark.parametrize("sizes", [(4, 4, 40), (40, 4), (3, 60), (2, 5, 3, 9)])
+def test_a_prefix_is_decoded_once_for_all_items_behind_it(sizes: tuple[int, ...], monkeypatch):
+    """Walked, and teacher-forced with gradients; against each item on its own path, as ``visible_BP`` asks for."""
     table = random_table(90, sizes)
     model, batch = small(table), Batch(torch.randint(table.n_items, (2, 4)))
     items = torch.stack([torch.randperm(table.n_items), torch.randint(table.n_items, (90,))])
     items[1, 80:] = PAD_ITEM
-    decoded, decode = [], model.decode
+    decoded, decode, stepped, step = [], model.decode, [], model.step
     monkeypatch.setattr(model, "decode", lambda *a: decoded.append(a[0].shape[1]) or decode(*a))
+    monkeypatch.setattr(model, "step", lambda *a: stepped.append(a[0].shape[1]) or step(*a))
     with torch.no_grad():
-        together = score(model, batch, items)
-        batch.visible_BP = torch.full((2, 90), 4)
-        apart = score(model, batch, items)
-    torch.testing.assert_close(together, apart, rtol=1e-5, atol=1e-5)
+        walked = score(model, batch, items)
+    assert not decoded
+    forced = score(model, batch, items).detach()
+    batch.visible_BP = torch.full((2, 90), 4)
+    apart = score(model, batch, items).detach()
+    torch.testing.assert_close(walked, apart, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(forced, apart, rtol=1e-5, atol=1e-5)
     trie = table.trie
-    inner = (np.diff(trie.first_child) > 1)[: trie.depth_begin[-2]]
-    assert decoded[0] <= inner.sum() < decoded[1]
+    branches = np.diff(trie.first_child) > 1
+    assert decoded[0] <= branches[: trie.depth_begin[-2]].sum() < decoded[1]
+    n_open = [int((trie.leaf_end - trie.leaf_begin > 1)[b:e].sum()) for b, e in pairwise(trie.depth_begin[:-1])]
+    for steps, most in zip(stepped, n_open, strict=False):
+        assert steps <= most + 1  # one place more where some item is decided already
+    assert len(stepped) <= table.n_levels
 
 
 def test_score_leaves_padding_out_and_lets_gradients_through():
