@@ -37,7 +37,7 @@ class GateSettings(Section):
     steps: PositiveInt = Field(200, description="most iterations of L-BFGS; the best by a held-out fifth is kept")
     users: PositiveInt | None = Field(5000, description="validation users sampled to learn from; none: all")
     balance: float = Field(
-        0.0,
+        0.25,
         ge=0,
         le=1,
         description="a target weighs (1 + training count) ** -balance: 0 is for most hits in all, more for the tail",

@@ -237,8 +237,7 @@ def assemble(
         shuffled = settings.plugin.memory.neighbours == "shuffled"
         memory = UserMemory(vectors[REPRESENTATION], OthersNeighbours.load(directory) if shuffled else None)
     if retrieval.vote_sources:
-        counts_N = torch.from_numpy(interactions.train_counts.astype(np.int64))
-        gate = NeighbourGate(retrieval.vote_sources, counts_N).to(device).requires_grad_(False).eval()
+        gate = NeighbourGate(retrieval.vote_sources).to(device).requires_grad_(False).eval()
     return AugmentedGenerator(retriever, encoders, gate, vectors, memory)
 
 

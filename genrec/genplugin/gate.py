@@ -2,13 +2,13 @@
 
     p(item) = (1 - g) * pool(item)                           of candidates, the items that any source names
     p(item) = g * generator(item) / generator(all others)    of all others
-    pool(item) ~ generator(item) ** c * (1 + count(item)) ** q * exp(sum over sources s of w_s * r_s(item) ** a_s)
+    pool(item) ~ generator(item) ** c * exp(sum over sources s of w_s * r_s(item) ** a_s)
 
-r_s is a source's vote relative to its strongest, 0 where it does not name the item; count(item) is how often it was
-interacted with in training. The pool is a product of opinions (a logarithmic opinion pool; Hinton 2002), the
-generator's among them: an item on which sources and generator agree rises, where a sum of probabilities would follow
-the surest alone. What no source names is left to the generator, and g is no more than the chance that the target is
-there: it does not bear on the order of the candidates. Prefixes stay exact (genrec.decoding.mixture).
+r_s is a source's vote relative to its strongest, 0 where it does not name the item. The pool is a product of opinions
+(a logarithmic opinion pool; Hinton 2002), the generator's among them: an item on which sources and generator agree
+rises, where a sum of probabilities would follow the surest alone. What no source names is left to the generator, and g
+is no more than the chance that the target is there: it does not bear on the order of the candidates. Prefixes stay
+exact (genrec.decoding.mixture).
 
 Few parameters, learnt on validation targets by maximum likelihood: the sources are counted on training
 interactions, so on training targets they would be judged by what they were made from.
@@ -100,27 +100,22 @@ def candidates(items_BSM: Tensor, weights_BSM: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class NeighbourGate(nn.Module):
-    """Weights of the generator, of popularity and of each source.
+    """Weights of the generator and of each source.
 
     Args:
         sources: names of the sources, in the order of the votes.
-        counts_N: int64, training interactions of each item; items behind the last have none.
     """
 
-    counts_N: Tensor
-
-    def __init__(self, sources: Sequence[str], counts_N: Tensor) -> None:
+    def __init__(self, sources: Sequence[str]) -> None:
         super().__init__()
         self.sources = tuple(sources)
         n_sources = len(self.sources)
-        self.register_buffer("counts_N", counts_N, persistent=False)
         self.gate = nn.Linear(FEATURES_OF_A_SOURCE * n_sources + 1, 1)
         nn.init.zeros_(self.gate.weight)
         nn.init.zeros_(self.gate.bias)
         self.weight = nn.Parameter(torch.ones(n_sources))
         self.log_power = nn.Parameter(torch.full((n_sources,), 0.5).log())
         self.generator_weight = nn.Parameter(torch.tensor(0.5))
-        self.popularity_power = nn.Parameter(torch.tensor(0.0))
 
     def forward(self, votes: Votes) -> tuple[Tensor, Tensor]:
         """Log-scale [B] of the generator where no source speaks, and log-masses [B, X] of the candidates.
@@ -129,7 +124,7 @@ class NeighbourGate(nn.Module):
         generator, and one whose every item is a candidate to the pool.
         """
         there_BX = votes.items_BX != PAD_ITEM
-        logits_BX = self.opinions(votes).sum(dim=-1) + self.popularity_power * self._log_counts(votes.items_BX)
+        logits_BX = self.opinions(votes).sum(dim=-1)
         silent_B1 = ~there_BX.any(dim=1, keepdim=True)
         log_pool_BX = logits_BX.masked_fill(~there_BX & ~silent_B1, -torch.inf).log_softmax(dim=1)
         left_B = (1 - votes.generated_BX.exp().sum(dim=1)).clamp(min=0)  # the generator's mass of all others
@@ -174,11 +169,6 @@ class NeighbourGate(nn.Module):
         log_scale_B, log_masses_BX = self(votes)
         return ItemMixture.of(sid_table, log_scale_B, votes.items_BX, log_masses_BX.exp(), votes.generated_BX)
 
-    def _log_counts(self, items_BX: Tensor) -> Tensor:
-        """Float [B, X]: log(1 + count)."""
-        known_BX = (items_BX >= 0) & (items_BX < len(self.counts_N))
-        return self.counts_N[items_BX.where(known_BX, 0)].float().log1p().masked_fill(~known_BX, 0.0)
-
 
 def _features(votes: Votes) -> Tensor:
     """Float [B, F], each about 0 to 1: of each source the largest weight, entropy and share of candidates named."""
@@ -196,7 +186,7 @@ def fit_gate(
     generated_B: Tensor,
     targets_B: Tensor,
     *,
-    balance: float = 0.0,
+    weights_B: Tensor | None = None,
     steps: int = 200,
     seed: int = 0,
 ) -> dict[str, float]:
@@ -209,8 +199,7 @@ def fit_gate(
         votes: of the users.
         generated_B: the generator's log-probability of each target.
         targets_B: int64, item indices.
-        balance: a target weighs (1 + its training count) ** -balance, so that the many targets of few popular items
-            do not decide alone (inverse propensities, Schnabel et al. 2016, tempered); 0: all weigh the same.
+        weights_B: float, what each target weighs in the likelihood; None: all the same.
         steps: most iterations.
         seed: of the fifth.
 
@@ -219,8 +208,7 @@ def fit_gate(
     """
     order = torch.randperm(len(targets_B), generator=torch.Generator().manual_seed(seed)).to(targets_B.device)
     cut = max(1, len(order) // 5)
-    weights_B = (1 + gate.counts_N[targets_B].float()) ** -balance
-    weights_B = weights_B / weights_B.mean()
+    weights_B = torch.ones_like(generated_B) if weights_B is None else weights_B / weights_B.mean()
     held, rest = (
         (votes.rows(part), generated_B[part], targets_B[part], weights_B[part]) for part in (order[:cut], order[cut:])
     )

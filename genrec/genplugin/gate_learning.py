@@ -60,7 +60,10 @@ def learn_gate(
     targets_B, gate = targets_B.to(device), augmented.gate
     assert gate is not None
     gate.requires_grad_(True)
-    nats = fit_gate(gate, votes, torch.cat(generated), targets_B, balance=wanted.balance, steps=wanted.steps, seed=seed)
+    # So that the many targets of few popular items do not decide alone: inverse propensities, tempered.
+    counts_B = torch.from_numpy(interactions.train_counts)[targets_B.cpu()].to(device)
+    weights_B = (1 + counts_B.float()) ** -wanted.balance
+    nats = fit_gate(gate, votes, torch.cat(generated), targets_B, weights_B=weights_B, steps=wanted.steps, seed=seed)
     gate.requires_grad_(False)
     named_BXS = (votes.weights_BXS > 0) & (votes.items_BX == targets_B[:, None])[..., None]
     told = {
@@ -69,7 +72,6 @@ def learn_gate(
         "names_target": dict(zip(gate.sources, named_BXS.any(dim=1).float().mean(dim=0).tolist(), strict=True)),
     }
     told["weights"][GENERATOR] = gate.generator_weight.item()
-    told["popularity_power"] = gate.popularity_power.item()
     pool = gate(votes)[1].exp().sum(dim=1).mean().item()
     gates = {GENERATOR: 1 - pool, "pool": pool}
     return {"sources": list(gate.sources), "users": len(users), "nats": nats, "mean_gates": gates, **told}

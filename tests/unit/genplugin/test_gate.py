@@ -7,7 +7,6 @@ import torch
 from genrec.genplugin.gate import NeighbourGate, Votes, candidates, fit_gate
 
 USERS, SOURCES, M, N_ITEMS = 400, 2, 6, 40
-COUNTS = torch.arange(N_ITEMS)
 
 
 def _lists(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -49,7 +48,7 @@ def test_candidates_are_the_union_with_the_weights_of_each_source() -> None:
 
 def test_the_mixture_is_a_distribution_and_silence_leaves_the_generator_alone() -> None:
     generated = torch.randn(USERS, N_ITEMS, generator=torch.Generator().manual_seed(1)).log_softmax(1)
-    gate, votes = NeighbourGate(["a", "b"], COUNTS), _votes(generated)
+    gate, votes = NeighbourGate(["a", "b"]), _votes(generated)
     torch.nn.init.normal_(gate.gate.weight)
     everything = torch.stack(
         [gate.log_likelihood(votes, generated[:, item], torch.full((USERS,), item)) for item in range(N_ITEMS)], dim=1
@@ -60,18 +59,16 @@ def test_the_mixture_is_a_distribution_and_silence_leaves_the_generator_alone() 
 
 def test_the_pool_is_the_product_it_says() -> None:
     generated = torch.randn(USERS, N_ITEMS, generator=torch.Generator().manual_seed(1)).log_softmax(1)
-    gate, votes = NeighbourGate(["a", "b"], COUNTS), _votes(generated)
+    gate, votes = NeighbourGate(["a", "b"]), _votes(generated)
     with torch.no_grad():
         gate.weight.copy_(torch.tensor([1.5, 0.7]))
         gate.log_power.copy_(torch.tensor([0.3, 2.0]).log())
-        gate.popularity_power.fill_(-0.4)
         log_scale, log_masses = gate(votes)
     user = 77
     items = votes.items_BX[user][votes.items_BX[user] >= 0]
     relative = (votes.weights_BXS[user] / votes.weights_BXS[user].max(0).values)[: len(items)].double().numpy()
     told = generated[user, items].double().numpy()
     product = np.exp(0.5 * told + 1.5 * relative[:, 0] ** 0.3 + 0.7 * relative[:, 1] ** 2)
-    product *= (1.0 + COUNTS[items].numpy()) ** -0.4
     masses = log_masses[user, : len(items)].exp().numpy()
     np.testing.assert_allclose(masses, masses.sum() * product / product.sum(), rtol=1e-4)
     # The gate begins at one half; all others share their half as the generator would.
@@ -83,29 +80,27 @@ def test_a_generator_of_candidates_alone_leaves_all_to_the_pool() -> None:
     votes = _votes()
     there = votes.items_BX >= 0
     only = torch.where(there, (1 / there.sum(1, keepdim=True).clamp(min=1)).log(), -torch.inf)
-    gate = NeighbourGate(["a", "b"], COUNTS)
+    gate = NeighbourGate(["a", "b"])
     _, log_masses = gate(Votes(votes.items_BX, votes.weights_BXS, only, votes.history_B))
     torch.testing.assert_close(log_masses[20:].exp().sum(1), torch.ones(USERS - 20), atol=5e-3, rtol=0)
 
 
-def test_balance_turns_the_gate_towards_rare_items() -> None:
-    """Source a names a popular item and b a rare one; three targets in four are the popular ones."""
+def test_weights_of_targets_turn_the_gate() -> None:
+    """Source a names one item and b another; three targets in four are a's, and b's weigh five times as much."""
     users, rest = 400, torch.Generator().manual_seed(0)
-    counts = torch.where(torch.arange(N_ITEMS) < N_ITEMS // 2, 200, 1)
-    pairs = [
-        torch.randint(low, low + N_ITEMS // 2, (users, 1), generator=rest) for low in (0, N_ITEMS // 2)
-    ]  # popular, rare
-    items_BX, weights_BXS = candidates(torch.stack(pairs, 1), torch.ones(users, 2, 1))
+    pairs = torch.stack([torch.randperm(N_ITEMS, generator=rest)[:2].sort().values for _ in range(users)])
+    items_BX, weights_BXS = candidates(pairs[:, :, None], torch.ones(users, 2, 1))
     uniform = torch.full((users,), 1 / N_ITEMS).log()
     votes = Votes(items_BX, weights_BXS, uniform[:, None].expand(-1, 2), torch.full((users,), 7))
-    targets = torch.where(torch.rand(users, generator=rest) < 0.75, pairs[0][:, 0], pairs[1][:, 0])
-    rare = []
-    for balance in (0.0, 0.5):
-        gate = NeighbourGate(["a", "b"], counts)
-        fit_gate(gate, votes, uniform, targets, balance=balance)
-        rare.append(gate(votes)[1].exp()[:, 1].mean().item())
-    assert rare[0] == pytest.approx(0.25, abs=0.06)
-    assert rare[1] > 0.6
+    rare = torch.rand(users, generator=rest) < 0.25
+    targets = torch.where(rare, pairs[:, 1], pairs[:, 0])
+    told = []
+    for weights in (None, torch.where(rare, 5.0, 1.0)):
+        gate = NeighbourGate(["a", "b"])
+        fit_gate(gate, votes, uniform, targets, weights_B=weights)
+        told.append(gate(votes)[1].exp()[:, 1].mean().item())
+    assert told[0] == pytest.approx(0.25, abs=0.06)
+    assert told[1] == pytest.approx(0.62, abs=0.08)
 
 
 def test_it_learns_which_source_to_trust() -> None:
@@ -115,7 +110,7 @@ def test_it_learns_which_source_to_trust() -> None:
     targets = votes.items_BX.gather(1, votes.weights_BXS[..., 0].argmax(1, keepdim=True))[:, 0]
     unlucky = torch.rand(len(targets), generator=torch.Generator().manual_seed(3)) < 0.3
     targets[unlucky] = torch.randint(0, N_ITEMS, (int(unlucky.sum()),), generator=torch.Generator().manual_seed(4))
-    gate = NeighbourGate(["good", "noise"], COUNTS)
+    gate = NeighbourGate(["good", "noise"])
     found = fit_gate(gate, votes, uniform, targets)
     assert found["learnt"] < found["begun"] < found["generator"]
     assert gate.weight[0] > 3 * gate.weight[1].abs()
@@ -131,20 +126,20 @@ def test_agreement_wins_over_one_sure_source() -> None:
     items_BX, weights_BXS = candidates(items, weights)
     uniform = torch.full((users,), 1 / N_ITEMS).log()
     votes = Votes(items_BX, weights_BXS, uniform[:, None].expand(-1, items_BX.shape[1]), torch.full((users,), 7))
-    gate = NeighbourGate(["a", "b"], COUNTS)
+    gate = NeighbourGate(["a", "b"])
     fit_gate(gate, votes, uniform, target)
     assert torch.equal(votes.items_BX.gather(1, gate(votes)[1].argmax(1, keepdim=True))[:, 0], target)
 
 
 def test_gradients_are_numbers_where_no_source_names_the_target() -> None:
-    gate, votes = NeighbourGate(["a", "b"], COUNTS), _votes()
+    gate, votes = NeighbourGate(["a", "b"]), _votes()
     missing = torch.full((USERS,), N_ITEMS + 5)
     gate.log_likelihood(votes, torch.full((USERS,), -3.0), missing).mean().backward()
     assert all(torch.isfinite(p.grad).all() for p in gate.parameters())
 
 
 def test_joined_parts_say_what_the_whole_says() -> None:
-    gate, votes = NeighbourGate(["a", "b"], COUNTS), _votes()
+    gate, votes = NeighbourGate(["a", "b"]), _votes()
     narrow = Votes(
         votes.items_BX[:20, :1], votes.weights_BXS[:20, :1], votes.generated_BX[:20, :1], votes.history_B[:20]
     )
@@ -175,7 +170,7 @@ def test_it_learns_no_less_than_adam_does() -> None:
     """Targets come from a gate of other parameters, so that there is an optimum to find."""
     generator = torch.Generator().manual_seed(5)
     generated = torch.randn(USERS, N_ITEMS, generator=generator).mul(1.5).log_softmax(1)
-    votes, truth = _votes(generated), NeighbourGate(["a", "b"], COUNTS)
+    votes, truth = _votes(generated), NeighbourGate(["a", "b"])
     with torch.no_grad():
         truth.weight.copy_(torch.tensor([4.0, 0.5]))
         truth.generator_weight.fill_(0.8)
@@ -183,13 +178,13 @@ def test_it_learns_no_less_than_adam_does() -> None:
         every = [truth.log_likelihood(votes, generated[:, i], torch.full((USERS,), i)) for i in range(N_ITEMS)]
     targets = torch.multinomial(torch.stack(every, dim=1).exp(), 1, generator=generator)[:, 0]
     told = generated.gather(1, targets[:, None])[:, 0]
-    learnt = fit_gate(NeighbourGate(["a", "b"], COUNTS), votes, told, targets)["learnt"]
-    assert learnt <= _held_nats_of_adam(NeighbourGate(["a", "b"], COUNTS), votes, told, targets) + 1e-3
+    learnt = fit_gate(NeighbourGate(["a", "b"]), votes, told, targets)["learnt"]
+    assert learnt <= _held_nats_of_adam(NeighbourGate(["a", "b"]), votes, told, targets) + 1e-3
 
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_fitting_is_repeatable(seed: int) -> None:
     uniform, votes = torch.full((USERS,), -3.0), _votes()
     targets = votes.items_BX[:, 0].clamp(min=0)
-    fits = [fit_gate(NeighbourGate(["a", "b"], COUNTS), votes, uniform, targets, steps=20, seed=seed) for _ in range(2)]
+    fits = [fit_gate(NeighbourGate(["a", "b"]), votes, uniform, targets, steps=20, seed=seed) for _ in range(2)]
     assert fits[0] == fits[1]
