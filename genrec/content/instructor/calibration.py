@@ -3,7 +3,8 @@
 Templates are easier than people, so probabilities that are honest on held-out templates are too bold on people's
 words; and how often a wish is satisfied differs from the share drawn for training. Three numbers mend both: a
 temperature of the intents, and a scale and a shift of sufficiency, those of least negative log-likelihood of the
-right action.
+right action. For scale and shift, wishes that are met and wishes that are not weigh alike: how often people ask
+for what is not there differs from catalog to catalog, and is not what these sets tell.
 
 The temperature is fitted on the split ``calibration`` alone, whose wordings no template was written after; scale and
 shift on ``dev`` as well.
@@ -12,11 +13,12 @@ shift on ``dev`` as well.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
+from numpy.typing import NDArray
 
 from genrec.content.contracts import Action, Instruction
 from genrec.content.instructor.catalog_view import CatalogView
@@ -40,6 +42,7 @@ class Reading:
         log_intents: logarithms of the intents' probabilities at temperature 1.
         sufficiency: the head's own logit.
         rejection_weight: of the default settings.
+        satisfiable: whether the catalog satisfies the wish; None: not a wish.
     """
 
     instruction: Instruction
@@ -47,6 +50,7 @@ class Reading:
     log_intents: tuple[float, ...]
     sufficiency: float
     rejection_weight: float
+    satisfiable: bool | None = None
 
     def loss(self, temperature: float, scale: float, shift: float) -> float:
         """Negative log-likelihood of the expected action."""
@@ -67,35 +71,53 @@ def calibrate(heads: Heads, view: CatalogView, encoder: MiniLMEncoder) -> dict[s
     """Set temperature, scale and shift of ``heads``; returns them."""
     own, other = (_read(heads, view, encoder, load_cases(split, view)) for split in ("calibration", "dev"))
     temperature, scale, shift = heads.config.temperature, heads.config.sufficiency_scale, heads.config.sufficiency_shift
+    every = [*own, *other]
+    weights = _balanced(every)
     for _ in range(3):
         temperature = min(np.geomspace(0.5, 5.0, 40), key=lambda value: _mean(own, value, scale, shift))
         scale, shift = min(
             ((a, b) for a in np.geomspace(0.2, 2.0, 16) for b in np.linspace(-1.0, 2.0, 25)),
-            key=lambda pair: _mean([*own, *other], temperature, *pair),
+            key=lambda pair: _mean(every, temperature, *pair, weights=weights),
         )
     temperature, scale, shift = (round(float(value), 4) for value in (temperature, scale, shift))
     heads.config = replace(heads.config, temperature=temperature, sufficiency_scale=scale, sufficiency_shift=shift)
     return {"temperature": temperature, "sufficiency_scale": scale, "sufficiency_shift": shift}
 
 
-def _mean(cases: Sequence[Reading], temperature: float, scale: float, shift: float) -> float:
-    return float(np.mean([case.loss(temperature, scale, shift) for case in cases]))
+def _mean(
+    cases: Sequence[Reading],
+    temperature: float,
+    scale: float,
+    shift: float,
+    weights: NDArray[np.float64] | None = None,
+) -> float:
+    return float(np.average([case.loss(temperature, scale, shift) for case in cases], weights=weights))
+
+
+def _balanced(cases: Sequence[Reading]) -> NDArray[np.float64]:
+    """A weight for each case: met and unmet wishes sum to the same."""
+    counts = Counter(case.satisfiable for case in cases)
+    wishes = counts[True] + counts[False]
+    return np.array(
+        [1.0 if case.satisfiable is None else wishes / 2 / counts[case.satisfiable] for case in cases], np.float64
+    )
 
 
 def _read(heads: Heads, view: CatalogView, encoder: MiniLMEncoder, cases: Sequence[Case]) -> list[Reading]:
     plain = replace(heads.config, temperature=1.0)
     kept, heads.config = heads.config, plain
     instructor = EmbeddedInstructor(heads.eval(), encoder=encoder)
-    found = []
+    readings = []
     for case in cases:
         instruction = checked(case.instruction, view)
         if not instruction.text:
             continue
         understood = instructor.understand(instruction, view)
-        signs = instructor.search(instruction, view, fill_slots(instruction, view, understood)).signs
-        with torch.inference_mode():
-            raw = float(heads.sufficiency(torch.from_numpy(signs)[None])[0])
+        found = instructor.search(instruction, view, fill_slots(instruction, view, understood))
+        raw = instructor.sufficiency_logit(found)
         logs = tuple(math.log(max(understood.intents[name], 1e-9)) for name in INTENTS)
-        found.append(Reading(instruction, case.action, logs, raw, instructor.settings.rejection_weight))
+        readings.append(
+            Reading(instruction, case.action, logs, raw, instructor.settings.rejection_weight, case.satisfiable)
+        )
     heads.config = kept
-    return found
+    return readings

@@ -16,6 +16,7 @@ import re
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from difflib import SequenceMatcher
 from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
@@ -59,6 +60,8 @@ SIGNS = (
 )
 """Names of the features of :attr:`Found.signs`."""
 NEAR_SPELLING = 0.55
+SLIP = 0.84
+"""Share of equal letters from which a word is another with a slip of the keys."""
 _ITEM_YEAR = re.compile(r"\(((?:18|19|20)\d\d)\)")
 _PARENTHESES = re.compile(r"\s*\([^)]*\)")
 _ARTICLE_LAST = re.compile(r"^(.*), (the|a|an|il|le|la|les|der|die|das|el)$", re.IGNORECASE)
@@ -72,12 +75,14 @@ class Found:
         items: indices, best first.
         scores: of these items.
         signs: float32 [F], features of how well the wish is met, in the order of SIGNS.
+        embedding: float32 [E], of the wish; zeros where none was given.
         missing: content words of the wish that the best item does not cover.
     """
 
     items: tuple[int, ...]
     scores: tuple[float, ...]
     signs: FloatArray
+    embedding: FloatArray
     missing: tuple[str, ...] = ()
 
 
@@ -255,6 +260,8 @@ class CatalogView:
         title_N = np.zeros(len(self), np.float32) if embedding is None else self.title_NE @ embedding
         said_N = self._said(frozenset(words(full)), read)
         named = self.named(said or target, hidden)
+        if named is None:
+            named = self.nearly_named(target, hidden)
         if named is not None:
             said_N[named] = 1.0
         score_N = coverage_N + 0.6 * said_N * coverage_N + 0.5 * text_N + 0.5 * title_N
@@ -271,7 +278,9 @@ class CatalogView:
         signs["recalled"] = float(RECALLING.search(fold(said)) is not None)
         signs_F = np.array([signs[name] for name in SIGNS], np.float32)
         missing = tuple(word for word, _, _, items in read if best not in items)
-        return Found(tuple(int(item) for item in top), tuple(float(score_N[item]) for item in top), signs_F, missing)
+        scores = tuple(float(score_N[item]) for item in top)
+        meant = np.zeros(self.text_NE.shape[1], np.float32) if embedding is None else embedding
+        return Found(tuple(int(item) for item in top), scores, signs_F, meant, missing)
 
     def named(self, text: str, hidden: NDArray[np.bool_] | None = None) -> int | None:
         """The item whose title ``text`` says word by word; one word alone where it is rare and stands for no kind.
@@ -280,7 +289,19 @@ class CatalogView:
             text: what the user says.
             hidden: bool [N], items to pass over.
         """
-        said = words(text)
+        return self._named(words(text), hidden)
+
+    def nearly_named(self, text: str, hidden: NDArray[np.bool_] | None = None) -> int | None:
+        """As :meth:`named`, where words that the catalog does not know are read as those they are a slip of."""
+        return self._named([self._mended(word) for word in words(text)], hidden)
+
+    def _mended(self, word: str) -> str:
+        if word in self._postings or word in STOP:
+            return word
+        near = self._near_spelling(word)
+        return near if near is not None and SequenceMatcher(None, word, near).ratio() > SLIP else word
+
+    def _named(self, said: Sequence[str], hidden: NDArray[np.bool_] | None) -> int | None:
         best, length = None, 0
         for item, title in (each for word in dict.fromkeys(said) for each in self._named_by.get(word, ())):
             if len(title) <= length or (hidden is not None and hidden[item]):

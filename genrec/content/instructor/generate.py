@@ -20,26 +20,45 @@ from genrec.content.contracts import Instruction
 from genrec.content.instructor.catalog_view import CatalogView
 from genrec.content.instructor.references import Reference
 from genrec.content.instructor.understanding import references
-from genrec.content.instructor.wishes import WishMaker
+from genrec.content.instructor.wishes import CARRIED, WishMaker
 
 SLOTS = {"T": "target", "S": "style", "M": "medium", "C": "constraint", "N": "negative"}
 SHARES = {"seek": 0.30, "make": 0.23, "change": 0.25, "vague": 0.10, "dialogue": 0.12}
 """What the training instructions are made of."""
+HAND_SHARE = 0.55
+"""Of the texts of a list, the share drawn from sentences.txt where that has some for it."""
+_LITERAL = re.compile(r"\[([TSMCN]):([^\]]*)\]")
+_SWAPS = {
+    "make": {"T": "subject", "C": "bound", "N": "unwanted", "S": "style"},
+    "refine_make": {"T": "subject", "C": "bound_again", "N": "unwanted", "S": "style"},
+    "seek": {"N": "disliked"},
+    "restyle": {"S": "style"},
+    "recolour": {"T": "part", "C": "colour"},
+    "add": {"T": "addition"},
+    "remove": {"N": "gone"},
+    "replace": {"T": "swap_new", "N": "swap_old"},
+    "adjust": {"C": "tweak"},
+    "crop": {"C": "cropping"},
+    "rewrite": {"C": "rewriting"},
+}
+"""What may stand in place of a slot's words in a sentence, by list and slot."""
 _CHOICE = re.compile(r"\(([^()]*)\)")
 _NAME = re.compile(r"<(?:([TSMCN]):)?([a-z_]+)>")
 _CHANGES = ("restyle", "recolour", "add", "remove", "crop", "replace", "adjust", "rewrite", "animate")
-_REFINE_OPERATION = {"S": "restyle", "N": "remove", "addition": "add", "tweak": "adjust", "colour": "recolour"}
+_REFINE_OPERATION = {"S": "restyle", "N": "remove", "TC": "recolour", "C": "adjust", "T": "add"}
+_COLOURED = "<C:colour>"
 Piece = tuple[str, str | None]
 Span = tuple[int, int, str]
 
 
 @dataclass(frozen=True)
 class Said:
-    """A text with the slots in it and the template it comes from."""
+    """A text with the slots in it, its family and the template it comes from."""
 
     text: str
     spans: tuple[Span, ...]
     family: str
+    template: str = ""
 
 
 @dataclass(frozen=True)
@@ -54,7 +73,7 @@ class Example:
         reference: what the text points at.
         earlier_item: what the turns pointed at last.
         intent: one of INTENTS.
-        operation: of a change; None: does not apply.
+        operation: of a change; None: no change is described.
         continues: whether the turns still hold; None: there are none.
         catalog: that it is about.
     """
@@ -79,8 +98,10 @@ class Grammar:
         self.lists: dict[str, list[str]] = {
             name: [str(value) for value in values] for name, values in yaml.safe_load(text).items()
         }
+        self.sentences = _sentences()
         self.rng = rng
         self.makers = dict(makers or {})
+        self.instead: Callable[[str], str] = str
 
     def pieces(self, template: str) -> list[Piece]:
         """A template drawn out to pieces of text with the letter of their slot."""
@@ -92,7 +113,8 @@ class Grammar:
             drawn.append((template[position : match.start()], None))
             inner = self._named(match[2])
             if match[1]:
-                inner = [("".join(text for text, _ in inner), match[1])]
+                before, said, after = _carried("".join(text for text, _ in inner))
+                inner = [(before, None), (said, match[1]), (after, None)]
             drawn.extend(inner)
             position = match.end()
         drawn.append((template[position:], None))
@@ -105,14 +127,35 @@ class Grammar:
 
     def say(self, name: str, *, rough: bool = True) -> Said:
         """A text of list ``name``."""
-        number = self.rng.randrange(len(self.lists[name]))
-        drawn = self.pieces(self.lists[name][number])
+        by_hand = name in self.sentences and self.rng.random() < HAND_SHARE
+        templates = self.sentences[name] if by_hand else self.lists[name]
+        number = self.rng.randrange(len(templates))
+        template = templates[number]
+        drawn = self._sentence(name, template) if by_hand else self.pieces(template)
         if rough:
             drawn = self._roughened(drawn)
         text, spans = assemble(drawn)
         if rough:
             text = self._retyped(text)
-        return Said(text, spans, f"{name}:{number}")
+        return Said(text, spans, f"{name}{'~' if by_hand else ':'}{number}", template)
+
+    def _sentence(self, name: str, sentence: str) -> list[Piece]:
+        """A sentence with its own words or others in its slots."""
+        swaps = _SWAPS.get(name) or _SWAPS.get(name.split("_")[-1], {})
+        drawn: list[Piece] = []
+        position = 0
+        for match in _LITERAL.finditer(sentence):
+            drawn.extend(self.pieces(sentence[position : match.start()]))
+            letter, said = match[1], match[2]
+            if self.rng.random() < 0.5:
+                if letter in swaps:
+                    said = "".join(text for text, _ in self._named(swaps[letter]))
+                elif name == "seek" and letter == "T":
+                    said = self.instead(said)
+            before, said, after = _carried(said)
+            drawn.extend([(before, None), (said, letter), (after, None)])
+            position = match.end()
+        return [*drawn, *self.pieces(sentence[position:])]
 
     def _roughened(self, drawn: list[Piece]) -> list[Piece]:
         rng = self.rng
@@ -141,6 +184,24 @@ class Grammar:
         if self.rng.random() < 0.15 and text[-1:].isalnum():
             text += self.rng.choice([".", "!", "...", "?", "!!"])
         return text
+
+
+def _carried(said: str) -> tuple[str, str, str]:
+    """What stands before the slot, the slot, and what stands after it."""
+    before, *rest = said.split(CARRIED)
+    return (before, rest[0], "".join(rest[1:])) if rest else ("", before, "")
+
+
+def _sentences() -> dict[str, list[str]]:
+    """sentences.txt by list."""
+    found: dict[str, list[str]] = {}
+    name = ""
+    for line in files(__package__).joinpath("sentences.txt").read_text(encoding="utf-8").splitlines():
+        if line.startswith("== "):
+            name = line[3:]
+        elif line and not line.startswith("#"):
+            found.setdefault(name, []).append(line)
+    return found
 
 
 def assemble(drawn: Sequence[Piece]) -> tuple[str, tuple[Span, ...]]:
@@ -194,6 +255,7 @@ class InstructionMaker:
         self.grammar = Grammar(
             self.rng, {"wish": self.wishes.words, "ref": lambda: self._reference, "subject_wish": self.wishes.words}
         )
+        self.grammar.instead = self.wishes.like
 
     def draw(self, count: int) -> list[Example]:
         """``count`` instructions of all kinds."""
@@ -301,10 +363,12 @@ class InstructionMaker:
         """The text after words that leave the turn before."""
         begin = self.rng.choice(self.grammar.lists["turning_away"]) + self.rng.choice([" ", " ", ". "])
         spans = tuple((left + len(begin), right + len(begin), slot) for left, right, slot in said.spans)
-        return Said(begin + said.text, spans, said.family)
+        return replace(said, text=begin + said.text, spans=spans)
 
     def _refined_edit(self) -> tuple[Said, str]:
         said = self.grammar.say("refine_edit")
-        template = self.grammar.lists["refine_edit"][int(said.family.split(":")[1])]
-        named = [part for pair in _NAME.findall(template) for part in pair]
-        return said, next(operation for key, operation in _REFINE_OPERATION.items() if key in named)
+        letters = "".join(dict.fromkeys(slot for slot, _ in _LITERAL.findall(said.template)))
+        letters = letters or "".join(dict.fromkeys(slot for slot, _ in _NAME.findall(said.template)))
+        if _COLOURED in said.template:
+            letters = "TC"
+        return said, _REFINE_OPERATION[letters]

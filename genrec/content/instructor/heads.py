@@ -28,6 +28,8 @@ from genrec.errors import ArtifactError
 
 INTENTS = ("seek", "change", "make", "vague")
 OPERATIONS = ("restyle", "recolour", "crop", "add", "remove", "replace", "adjust", "rewrite", "animate")
+NO_OPERATION = len(OPERATIONS)
+"""What the operation head says of a text that describes no change."""
 SPANS = ("target", "style", "medium", "constraint", "negative")
 TAGS = ("O", *(f"{place}-{span}" for span in SPANS for place in "BI"))
 FACTS = (
@@ -65,6 +67,7 @@ class HeadsConfig:
         states: D, width of the token states.
         sentence: E, width of the sentence embedding.
         width: H.
+        members: networks of each kind, trained from different beginnings, whose answers are averaged.
         signs: names of the signs of sufficiency, in order.
         temperature: divides the intent's logits.
         sufficiency_scale: multiplies the logit of sufficiency.
@@ -75,6 +78,7 @@ class HeadsConfig:
     states: int = 768
     sentence: int = 384
     width: int = 96
+    members: int = 3
     signs: tuple[str, ...] = SIGNS
     temperature: float = 1.0
     sufficiency_scale: float = 1.0
@@ -88,7 +92,7 @@ class HeadsOutput:
 
     Attributes:
         intents_BI: over INTENTS.
-        operations_BO: over OPERATIONS.
+        operations_BO: over OPERATIONS, and none.
         continues_B: that the turns before still hold.
         tags_BTG: over TAGS.
     """
@@ -129,7 +133,7 @@ class InstructionHeads(nn.Module):
         self.facts = nn.Linear(len(FACTS), width // 2)
         pooled = 2 * width + width + width // 2
         self.intents = nn.Sequential(nn.Linear(pooled, width), nn.GELU(), nn.Dropout(dropout), nn.Linear(width, 4))
-        self.operations = nn.Linear(pooled, len(OPERATIONS))
+        self.operations = nn.Linear(pooled, len(OPERATIONS) + 1)
         self.continues = nn.Linear(pooled, 1)
 
     def forward(
@@ -159,22 +163,58 @@ class InstructionHeads(nn.Module):
         )
 
 
+class Committee(nn.Module):
+    """Instruction heads from different beginnings; the logarithms of their probabilities are averaged."""
+
+    def __init__(self, config: HeadsConfig) -> None:
+        super().__init__()
+        self.members = nn.ModuleList([InstructionHeads(config) for _ in range(config.members)])
+
+    def forward(self, *inputs: Tensor) -> HeadsOutput:
+        """As :meth:`InstructionHeads.forward`."""
+        outputs: list[HeadsOutput] = [member(*inputs) for member in self.members]
+        return HeadsOutput(
+            torch.stack([output.intents_BI.log_softmax(-1) for output in outputs]).mean(0),
+            torch.stack([output.operations_BO.log_softmax(-1) for output in outputs]).mean(0),
+            torch.stack([output.continues_B for output in outputs]).mean(0),
+            torch.stack([output.tags_BTG.log_softmax(-1) for output in outputs]).mean(0),
+        )
+
+
 class SufficiencyHead(nn.Module):
-    """Logit that the catalog satisfies a wish, from the signs of its search."""
+    """Logit that the catalog satisfies a wish, from the signs of its search and from what the wish means.
+
+    The meaning goes through a narrow gate: it tells a plot that people recall from a thing that nobody filmed.
+    """
 
     mean: Tensor
     scale: Tensor
 
-    def __init__(self, config: HeadsConfig, width: int = 16) -> None:
+    def __init__(self, config: HeadsConfig, width: int = 24, meaning: int = 8, dropout: float = 0.5) -> None:
         super().__init__()
+        self.meaning = nn.Sequential(nn.Dropout(dropout), nn.Linear(config.sentence, meaning), nn.Tanh())
         self.register_buffer("mean", torch.zeros(len(config.signs)))
         self.register_buffer("scale", torch.ones(len(config.signs)))
-        self.layers = nn.Sequential(nn.Linear(len(config.signs), width), nn.Tanh(), nn.Linear(width, 1))
+        inputs = len(config.signs) + meaning
+        self.layers = nn.Sequential(nn.Linear(inputs, width), nn.Tanh(), nn.Linear(width, 1))
 
-    def forward(self, signs_BF: Tensor) -> Tensor:
-        """Logits [B]."""
-        logits: Tensor = self.layers((signs_BF - self.mean) / self.scale).squeeze(-1)
+    def forward(self, signs_BF: Tensor, wish_BE: Tensor) -> Tensor:
+        """Logits [B], from signs and from embeddings of the wish (length 1)."""
+        meaning = self.meaning(wish_BE * wish_BE.shape[-1] ** 0.5)
+        logits: Tensor = self.layers(torch.cat([(signs_BF - self.mean) / self.scale, meaning], dim=-1)).squeeze(-1)
         return logits
+
+
+class SufficiencyCommittee(nn.Module):
+    """Heads of sufficiency from different beginnings; their logits are averaged."""
+
+    def __init__(self, config: HeadsConfig) -> None:
+        super().__init__()
+        self.members = nn.ModuleList([SufficiencyHead(config) for _ in range(config.members)])
+
+    def forward(self, signs_BF: Tensor, wish_BE: Tensor) -> Tensor:
+        """As :meth:`SufficiencyHead.forward`."""
+        return torch.stack([member(signs_BF, wish_BE) for member in self.members]).mean(0)
 
 
 class Heads(nn.Module):
@@ -183,8 +223,8 @@ class Heads(nn.Module):
     def __init__(self, config: HeadsConfig) -> None:
         super().__init__()
         self.config = config
-        self.instruction = InstructionHeads(config)
-        self.sufficiency = SufficiencyHead(config)
+        self.instruction = Committee(config)
+        self.sufficiency = SufficiencyCommittee(config)
 
     def save(self, directory: Path, facts: dict[str, Any] | None = None) -> None:
         """Write weights and config; ``facts`` are kept beside them for the reader."""
@@ -213,6 +253,9 @@ class Heads(nn.Module):
         for name, expected in own.items():
             if tuple(config.get(name, ())) != expected:
                 raise ArtifactError(f"{directory / CONFIG}: heads.{name} differs from this version's; train again")
+        absent = sorted(set(HeadsConfig.__annotations__) - set(config))
+        if absent:
+            raise ArtifactError(f"{directory / CONFIG}: heads.{absent[0]} is not there; train again")
         fields = {name: config[name] for name in HeadsConfig.__annotations__}
         heads = cls(HeadsConfig(**{**fields, "signs": tuple(config["signs"])}))
         try:

@@ -158,10 +158,14 @@ class EmbeddedInstructor:
         signs = dict(zip(SIGNS, found.signs.tolist(), strict=True))
         if signs["years_named"] and not signs["years_met"]:
             return NOT_OF_THOSE_YEARS
-        with torch.inference_mode():
-            raw = float(self.heads.sufficiency(torch.from_numpy(found.signs)[None])[0])
         config = self.heads.config
-        return sigmoid(raw * config.sufficiency_scale + config.sufficiency_shift)
+        return sigmoid(self.sufficiency_logit(found) * config.sufficiency_scale + config.sufficiency_shift)
+
+    def sufficiency_logit(self, found: Found) -> float:
+        """What the head says of a search, before calibration."""
+        with torch.inference_mode():
+            wish = torch.from_numpy(found.embedding)[None]
+            return float(self.heads.sufficiency(torch.from_numpy(found.signs)[None], wish)[0])
 
     def _decide_without_words(self, instruction: Instruction) -> Decision:
         """A bare picture means: more like this. Bare feedback means: not these. Nothing at all is asked back."""

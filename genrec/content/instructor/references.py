@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from difflib import SequenceMatcher
 from typing import Literal
 
 from genrec.content.instructor.catalog_view import CatalogView, plain_title
-from genrec.content.instructor.words import content_words, fold, words
+from genrec.content.instructor.words import content_words, fold, stem, words
 
 Kind = Literal["none", "place", "title", "this"]
 KINDS: tuple[Kind, ...] = ("none", "place", "title", "this")
@@ -21,15 +22,22 @@ _THING = (
 )
 _ORDINAL = re.compile(
     rf"\b(?:the |that |your |ur )?({'|'.join(_ORDINALS)}|\d{{1,2}}(?:st|nd|rd|th))"
-    rf"(?= {_THING}\b|[ ,.;:!?]*$|,| (?:from|in|on|of|and|but|to|into|look|please|pls|as|with|without)\b)"
+    rf"(?= {_THING}(?:'s)?\b|[ ,.;:!?]*$|,| (?:from|in|on|of|and|but|to|into|look|please|pls|as|with|"
+    r"without|is|was|at|by|needs|should|could|can|has|had|looks|seems|deserves|gets?|too|again|just|only|where|instead|then)\b|"
+    r" (?:summary|blurb|text|description|caption|title|teaser|tagline)\b)"
 )
 _NUMBER = re.compile(
-    rf"(?:#|\b(?:number|no\.?|nr\.?|num|item|result|option|picture|pic|position|place|entry|card|poster) ?#?)"
+    rf"(?:#|\b(?:number|no\.?|nr\.?|num|item|result|option|picture|pic|position|place|entry|card|poster|photo|image|cover|"
+    r"film|movie|thumbnail|slot|tile|row|pick|choice) ?#?)"
     rf" ?(\d{{1,2}}|{'|'.join(_CARDINALS)})\b"
 )
 _BARE_NUMBER = re.compile(r"\b(?:love|like|take|on|for|from|to|with) (\d{1,2})(?=[,.;:!?]|$)")
 _LAST = re.compile(
     rf"\b(?:the )?(?:(second|third|next)[ -](?:to[ -])?(?:last)|(last|bottom|final|rightmost|lowest)) (?:of|{_THING})"
+)
+_SIDE = re.compile(
+    rf"\b(?:the |that )?(?:{_THING} (?:on|to|at) the (?:far |very )?(left|right)|"
+    rf"(left|right)(?: hand| most)? {_THING}\b)"
 )
 _LAST_BARE = re.compile(r"\b(?:the )?(last|bottom|final) one\b|\b(?:at|on) the (bottom|end)\b")
 _TOP = re.compile(
@@ -40,6 +48,9 @@ _FROM_END = re.compile(rf"\b({'|'.join(_ORDINALS)}) (?:{_THING} )?from (?:the )?
 _THIS = re.compile(
     rf"\b(?:it|its|this|that|these|those|them|the same|same|(?:this|that) {_THING}|the {_THING})\b", re.IGNORECASE
 )
+_NAMED_THING = re.compile(rf"\b([a-z0-9]+)(?:'s)? {_THING}\b|\b(?=[a-z])([a-z0-9]{{4,}})'s\b")
+ALIKE = 0.84
+"""Share of equal letters from which a title with slips is that title."""
 _NOT_THIS = re.compile(
     r"\b(?:it's|it is) (?:for|my|a gift)\b|\bthat (?:is|has|was|are|makes?|looks?|says|fits|would)\b"
 )
@@ -101,6 +112,9 @@ def _place(folded: str, length: int) -> tuple[int, str] | None:
     match = _LAST_BARE.search(folded)
     if match:
         return -1, match[0]
+    match = _SIDE.search(folded)
+    if match:
+        return (0 if "left" in (match[1], match[2]) else -1), match[0]
     match = _MIDDLE.search(folded)
     if match and length:
         return (length - 1) // 2, match[0]
@@ -127,4 +141,20 @@ def _titled(folded: str, shown: Sequence[int], catalog: CatalogView) -> int | No
             spelled = " ".join(words(name))
             if content_words(name) and f" {spelled} " in said and len(spelled) > length:
                 best, length = item, len(spelled)
-    return best
+    return best if best is not None else _nearly_titled(folded, shown, catalog)
+
+
+def _nearly_titled(folded: str, shown: Sequence[int], catalog: CatalogView) -> int | None:
+    """The one shown item that is named by a word of its title ("the Wonka poster"), or with a slip of the keys."""
+    said = words(folded)
+    own = {item: content_words(plain_title(catalog.titles[item])) for item in shown}
+    pointed = {stem(match[1] or match[2]) for match in _NAMED_THING.finditer(folded)}
+    found = {item for item, told in own.items() if pointed & set(told)}
+    if not found:
+        for item, told in own.items():
+            title = words(plain_title(catalog.titles[item]).split(":")[0])
+            spelled = " ".join(title)
+            runs = (" ".join(said[place : place + len(title)]) for place in range(len(said) - len(title) + 1))
+            if told and len(spelled) > 5 and any(SequenceMatcher(None, run, spelled).ratio() > ALIKE for run in runs):
+                found.add(item)
+    return found.pop() if len(found) == 1 else None

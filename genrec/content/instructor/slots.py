@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
-from genrec.content.contracts import Instruction, Slots
+from genrec.content.contracts import Instruction, Medium, Slots
 from genrec.content.instructor.catalog_view import CatalogView, plain_title
-from genrec.content.instructor.spans import medium_in, medium_of
+from genrec.content.instructor.lexicon import STYLED
+from genrec.content.instructor.spans import Spans, medium_in, medium_of, trimmed
 from genrec.content.instructor.understanding import Understanding
-from genrec.content.instructor.words import content_words, words
+from genrec.content.instructor.words import content_words, fold, words
 
+_MEDIUM_OF: dict[str, Medium] = {"animate": "video", "rewrite": "card"}
+_EMPTY = frozenset(("the", "any", "a", "an", "that", "those", "these", "this", "more", "all", "no"))
 HOLDS = 0.5
 """Turns before are read along from this probability on."""
 
@@ -20,21 +24,18 @@ def fill_slots(instruction: Instruction, catalog: CatalogView, understood: Under
     held = understood.earlier if understood.continues >= HOLDS else ()
     changes = understood.intents["change"] > max(understood.intents["seek"], understood.intents["make"])
     reference = understood.reference
-    source = reference.item
-    if source is None and held and changes:
-        source = understood.earlier_item
-    if source is None and changes and reference.kind == "none":
-        source = _only(instruction)
-    if understood.intents["make"] > max(understood.intents["seek"], understood.intents["change"]):
-        source = None
+    makes = understood.intents["make"] > max(understood.intents["seek"], understood.intents["change"])
+    source = None if makes else _source(instruction, understood, held=bool(held), changes=changes)
     target = _longest(spans.target)
     seeks = understood.intents["seek"] > max(understood.intents["make"], understood.intents["change"])
     if seeks and source is not None and reference.kind in ("place", "title"):
         target = plain_title(catalog.titles[source])
-    if seeks and target is None and spans.style:
-        target, spans = spans.style[0], replace(spans, style=())
+    if seeks and target is None:
+        target, spans = _instead_of_target(spans)
     if seeks and reference.kind in ("none", "this"):
         target = _title_said(instruction.text, target, catalog)
+    if target and changes and reference.kind == "title":
+        target = _without(target, reference.words)
     if target and reference.kind != "none" and _only_points(target, reference.words, source, catalog, changes):
         target = None
     if target is None and not changes:
@@ -42,20 +43,55 @@ def fill_slots(instruction: Instruction, catalog: CatalogView, understood: Under
     if target is None and source is not None and understood.intents["seek"] > 0.5:
         target = plain_title(catalog.titles[source])
     style = next((each.style[-1] for each in (spans, *held) if each.style), None)
-    medium = next((found for found in (medium_of(each.medium) for each in (spans, *held)) if found), None)
-    if medium is None and not seeks:
-        medium = medium_in(instruction.text, [*filter(None, [target]), *spans.negative, *spans.constraint])
+    if makes and target and style is None:
+        style, target = _leading_style(target)
+    operation = None if seeks or makes else understood.operation
+    mediums = [] if operation else [medium_of(each.medium) for each in (spans, *held)]
+    medium = next(filter(None, mediums), None)
+    if makes and medium is None:
+        medium = medium_in(instruction.text, [*filter(None, [target, style]), *spans.negative, *spans.constraint])
+    if operation == "animate" or (operation == "rewrite" and medium_of(spans.medium) == "card"):
+        medium = _MEDIUM_OF[operation]
+    if operation is None and not (seeks or makes) and (spans.style or spans.negative or spans.constraint):
+        operation = understood.likeliest
     constraints = dict.fromkeys((*spans.constraint, *(value for each in held for value in each.constraint)))
     negatives = dict.fromkeys((*spans.negative, *(value for each in held for value in each.negative)))
+    told = tuple(value for value in negatives if set(words(value)) - _EMPTY)
     return Slots(
         target=target,
         source_item=source,
-        operation=understood.operation if changes else None,
+        operation=operation,
         style=style,
         medium=medium,
         constraints=tuple(constraints),
-        negatives=tuple(negatives),
+        negatives=told,
     )
+
+
+def _instead_of_target(spans: Spans) -> tuple[str | None, Spans]:
+    """Who seeks a "cartoon" or "animation" means the thing, not its style or medium."""
+    if spans.style:
+        return spans.style[0], replace(spans, style=())
+    if spans.medium:
+        return spans.medium[0], replace(spans, medium=())
+    return None, spans
+
+
+def _leading_style(target: str) -> tuple[str | None, str]:
+    """The style that a thing to be made begins with: "3d" of "3d purple apple"."""
+    match = STYLED.match(fold(target))
+    rest = target[match.end() :].strip() if match else ""
+    return (target[: match.end()], rest) if match and content_words(rest) else (None, target)
+
+
+def _source(instruction: Instruction, understood: Understanding, *, held: bool, changes: bool) -> int | None:
+    """The item that is meant: pointed at, meant by the turn before, or the only one there is."""
+    reference = understood.reference
+    if reference.item is None and changes:
+        if held and understood.earlier_item is not None:
+            return understood.earlier_item
+        return _only(instruction) if reference.kind == "none" else None
+    return reference.item
 
 
 def _title_said(text: str, target: str | None, catalog: CatalogView) -> str | None:
@@ -64,11 +100,21 @@ def _title_said(text: str, target: str | None, catalog: CatalogView) -> str | No
     if item is None:
         return target
     title = plain_title(catalog.titles[item])
+    if target and (catalog.named(target) is not None or len(content_words(title)) < 2):
+        return target  # a word or two that happen to be a title as well
     return target if target and set(words(title)) <= set(words(target)) else title
 
 
 def _longest(values: tuple[str, ...]) -> str | None:
     return max(values, key=len) if values else None
+
+
+def _without(target: str, title: str) -> str:
+    """A target without the title of the item that is changed: "Jaws for a whale" is a whale."""
+    left = re.sub(rf"\b{re.escape(title)}\b(?:'s)?", " ", target, flags=re.IGNORECASE)
+    if left == target:
+        return target
+    return trimmed(re.sub(r"^\W*(?:for|with|to|and|into|in|on)\s", "", left.strip()), "target")
 
 
 def _only(instruction: Instruction) -> int | None:

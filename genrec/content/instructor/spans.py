@@ -35,6 +35,9 @@ _EDGE_WORDS = {
     "constraint": r"^(?:and|but)\s+|\s+(?:and|but|please|pls)$",
     "negative": r"^(?:no|not|without|any|a|an|the|but|except)\s+(?=\S)",
 }
+_JOINS = r",? |,? and | & | \\+ "
+_STARTS_G = np.array([not tag.startswith("I") for tag in TAGS])
+_FOLLOWS_GG = np.array([[not tag.startswith("I") or before[1:] == tag[1:] for tag in TAGS] for before in TAGS])
 _PUNCTUATION = " \t\n,.;:!?\"'()[]-–—…"
 
 
@@ -50,26 +53,48 @@ class Spans:
 
 
 def spans_of(text: str, offsets: Sequence[tuple[int, int]], scores_TG: NDArray[np.float32]) -> Spans:
-    """The best tags as spans of ``text``; word pieces of one word share one tag."""
-    places: list[tuple[int, int, str]] = []
-    previous_end, previous = -1, "O"
+    """The likeliest tags as spans of ``text``; the pieces of one word share one tag."""
+    begins, ends, rows = [], [], []
     for (begin, end), row in zip(offsets, scores_TG, strict=True):
-        inner = begin == previous_end and begin > 0 and text[begin - 1].isalnum() and text[begin].isalnum()
-        tag = previous if inner else TAGS[int(row.argmax())]
-        slot = tag[2:]
-        if tag != "O":
-            joined = places and places[-1][2] == slot and text[places[-1][1] : begin].strip() == ""
-            if joined and (inner or tag[0] == "I" or previous != "O"):
+        if ends and begin == ends[-1] and begin > 0 and text[begin - 1].isalnum() and text[begin].isalnum():
+            ends[-1] = end
+            continue
+        begins.append(begin)
+        ends.append(end)
+        rows.append(row)
+    places: list[tuple[int, int, str]] = []
+    for begin, end, tag in zip(begins, ends, _likeliest(rows), strict=True):
+        place, _, slot = TAGS[tag].partition("-")
+        if place == "I":
+            places[-1] = (places[-1][0], end, slot)
+        elif place == "B":
+            joined = bool(places) and places[-1][2] == slot == "target"
+            if joined and re.fullmatch(_JOINS, text[places[-1][1] : begin].lower()):
                 places[-1] = (places[-1][0], end, slot)
             else:
                 places.append((begin, end, slot))
-        previous_end, previous = end, tag
     found: dict[str, list[str]] = {slot: [] for slot in SPANS}
     for begin, end, slot in places:
         value = trimmed(text[begin:end], slot)
         if value:
             found[slot].append(value)
     return Spans(**{slot: tuple(dict.fromkeys(values)) for slot, values in found.items()})
+
+
+def _likeliest(rows: Sequence[NDArray[np.float32]]) -> list[int]:
+    """The path of tags of highest score in which inside follows begin or inside of its own slot (Viterbi)."""
+    if not rows:
+        return []
+    best_G = np.where(_STARTS_G, rows[0], -np.inf)
+    back = []
+    for row in rows[1:]:
+        reached_GG = np.where(_FOLLOWS_GG, best_G[:, None], -np.inf)
+        back.append(reached_GG.argmax(0))
+        best_G = reached_GG.max(0) + row
+    path = [int(best_G.argmax())]
+    for came_G in reversed(back):
+        path.append(int(came_G[path[-1]]))
+    return path[::-1]
 
 
 def trimmed(value: str, slot: str) -> str:
@@ -81,12 +106,13 @@ def trimmed(value: str, slot: str) -> str:
 
 
 def medium_in(text: str, beside: Sequence[str]) -> Medium | None:
-    """The medium that a text names outside of the phrases ``beside``: image or video ("text" says too little)."""
+    """The medium that a text names outside of the phrases ``beside``, as "a picture of", "video:" (image or video)."""
     folded = fold(text)
     for phrase in beside:
         folded = folded.replace(fold(phrase), " ")
     for medium, pattern in MEDIUM_WORDS:
-        if medium != "card" and re.search(rf"\b(?:{pattern})s?\b", folded):
+        carried = rf"\b(?:{pattern})s?(?: (?:of|with|showing|depicting|where|in which|about)\b|:)"
+        if medium != "card" and re.search(carried, folded):
             return medium
     return None
 

@@ -26,7 +26,16 @@ from genrec.content.instructor.calibration import calibrate
 from genrec.content.instructor.catalog_view import CatalogView
 from genrec.content.instructor.catalogs import Items
 from genrec.content.instructor.generate import Example, Grammar, InstructionMaker, Said, assemble
-from genrec.content.instructor.heads import INTENTS, OPERATIONS, TAGS, Heads, HeadsConfig, InstructionHeads
+from genrec.content.instructor.heads import (
+    INTENTS,
+    NO_OPERATION,
+    OPERATIONS,
+    TAGS,
+    Heads,
+    HeadsConfig,
+    InstructionHeads,
+    SufficiencyHead,
+)
 from genrec.content.instructor.reading import Reader, Reading
 from genrec.content.instructor.understanding import HeadsInput, facts_of, heads_input, run_heads
 from genrec.content.instructor.wishes import WishMaker
@@ -36,15 +45,17 @@ logger = logging.getLogger(__name__)
 HELD_OUT = 0.12
 """Share of template families kept for calibration."""
 NOT_SCORED = -100
+FIRST_SHARE = 0.8
+"""Share of the instructions and wishes that are drawn over the first of several catalogs."""
 
 
 @dataclass(frozen=True)
 class TrainingPlan:
     """Sizes of a training."""
 
-    instructions: int = 24_000
-    wishes: int = 9_000
-    epochs: int = 7
+    instructions: int = 12_000
+    wishes: int = 7_000
+    epochs: int = 5
     batch: int = 64
     learning_rate: float = 1.5e-3
     seed: int = 0
@@ -82,7 +93,7 @@ def train(
     views = [_view(items, plan, encoder) for items in catalogs]
     logger.info("catalogs embedded: %.0f s", time.monotonic() - began)
     heads = Heads(HeadsConfig(encoder=encoder.identity))
-    shares = [0.7, *([0.3 / max(len(views) - 1, 1)] * (len(views) - 1))] if len(views) > 1 else [1.0]
+    shares = _shares(len(views))
     examples: list[Example] = []
     for number, (view, share) in enumerate(zip(views, shares, strict=True)):
         examples += InstructionMaker(view, plan.seed + number).draw(int(plan.instructions * share))
@@ -111,6 +122,11 @@ def _view(items: Items, plan: TrainingPlan, encoder: MiniLMEncoder) -> CatalogVi
     return CatalogView.build([items.titles[i] for i in kept], [items.texts[i] for i in kept], encoder)
 
 
+def _shares(catalogs: int) -> list[float]:
+    """Of each catalog: most of the first."""
+    return [FIRST_SHARE, *([(1 - FIRST_SHARE) / (catalogs - 1)] * (catalogs - 1))] if catalogs > 1 else [1.0]
+
+
 def _is_held_out(family: str) -> bool:
     return zlib.crc32(family.encode()) % 1000 < HELD_OUT * 1000
 
@@ -133,7 +149,7 @@ def _label(example: Example, readings: dict[str, Reading]) -> _Labelled:
     return _Labelled(
         given=heads_input(reading, turns, facts_C),
         intent=INTENTS.index(example.intent),
-        operation=NOT_SCORED if example.operation is None else OPERATIONS.index(example.operation),
+        operation=NO_OPERATION if example.operation is None else OPERATIONS.index(example.operation),
         continues=float("nan") if example.continues is None else float(example.continues),
         tags_T=np.concatenate(tags),
         held_out=_is_held_out(example.said.family),
@@ -153,14 +169,21 @@ def _tags(said: Said, reading: Reading) -> NDArray[np.int64]:
 
 
 def fit_instruction_heads(heads: Heads, labelled: Sequence[_Labelled], plan: TrainingPlan) -> dict[str, float]:
-    """Train intent, operation, continuation and tags; keep the epoch that is best on held-out families; calibrate."""
+    """Train intent, operation, continuation and tags of every member, then fit the temperature."""
+    for number, member in enumerate(heads.instruction.members):
+        torch.manual_seed(plan.seed * 100 + number)
+        _fit_member(member, labelled, plan, plan.seed * 100 + number)
+    return _calibrate_intents(heads, [each for each in labelled if each.held_out])
+
+
+def _fit_member(network: InstructionHeads, labelled: Sequence[_Labelled], plan: TrainingPlan, seed: int) -> None:
+    """Train one; keep the epoch that is best on held-out families."""
     training = [each for each in labelled if not each.held_out]
     held_out = [each for each in labelled if each.held_out]
-    network = heads.instruction
     optimizer = torch.optim.AdamW(network.parameters(), lr=plan.learning_rate, weight_decay=0.02)
     steps = plan.epochs * -(-len(training) // plan.batch)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, plan.learning_rate, total_steps=steps, pct_start=0.1)
-    order = np.random.default_rng(plan.seed)
+    order = np.random.default_rng(seed)
     best, kept = float("inf"), {name: value.clone() for name, value in network.state_dict().items()}
     for epoch in range(plan.epochs):
         network.train()
@@ -179,7 +202,6 @@ def fit_instruction_heads(heads: Heads, labelled: Sequence[_Labelled], plan: Tra
         if value < best:
             best, kept = value, {name: weight.clone() for name, weight in network.state_dict().items()}
     network.load_state_dict(kept)
-    return _calibrate_intents(heads, held_out)
 
 
 def _batches(training: Sequence[_Labelled], size: int, order: np.random.Generator) -> list[NDArray[np.int64]]:
@@ -198,9 +220,7 @@ def _loss(network: InstructionHeads, batch: Sequence[_Labelled]) -> Tensor:
         tags_BT[row, : len(each.tags_T)] = torch.from_numpy(each.tags_T)
     loss = functional.cross_entropy(intents, torch.tensor([each.intent for each in batch]), label_smoothing=0.03)
     loss = loss + functional.cross_entropy(tags.flatten(0, 1), tags_BT.flatten(), ignore_index=NOT_SCORED)
-    known = torch.tensor([each.operation for each in batch])
-    if bool((known != NOT_SCORED).any()):
-        loss = loss + 0.5 * functional.cross_entropy(operations, known, ignore_index=NOT_SCORED)
+    loss = loss + 0.5 * functional.cross_entropy(operations, torch.tensor([each.operation for each in batch]))
     held = torch.tensor([each.continues for each in batch])
     told = ~held.isnan()
     if bool(told.any()):
@@ -227,11 +247,10 @@ def _calibrate_intents(heads: Heads, held_out: Sequence[_Labelled]) -> dict[str,
     )
     heads.config = replace(heads.config, temperature=round(temperature, 4))
     known = torch.tensor([each.operation for each in held_out])
-    scored = known != NOT_SCORED
-    right = torch.cat(operations).argmax(-1)[scored] == known[scored]
+    right = torch.cat(operations).argmax(-1) == known
     return {
         "intent_accuracy": round(float((logits_BI.argmax(-1) == truth_B).float().mean()), 4),
-        "operation_accuracy": round(float(right.float().mean()), 4) if bool(scored.any()) else 0.0,
+        "operation_accuracy": round(float(right.float().mean()), 4),
         "tag_accuracy": round(right_tags / max(tags, 1), 4),
         "temperature": round(temperature, 4),
         "instructions": len(held_out),
@@ -246,21 +265,14 @@ def best_of(values: NDArray[np.float64], loss: Callable[[float], float]) -> floa
 def _fit_sufficiency(
     heads: Heads, views: Sequence[CatalogView], plan: TrainingPlan, encoder: MiniLMEncoder
 ) -> dict[str, float]:
-    signs_BF, truth_B, held_out_B = judged_wishes(views, plan, encoder)
-    head = heads.sufficiency
+    signs_BF, wish_BE, truth_B, held_out_B = judged_wishes(views, plan, encoder)
     training = torch.from_numpy(~held_out_B)
-    signs, truth = torch.from_numpy(signs_BF), torch.from_numpy(truth_B)
-    head.mean.copy_(signs[training].mean(0))
-    head.scale.copy_(signs[training].std(0).clamp_min(1e-3))
-    optimizer = torch.optim.AdamW(head.parameters(), lr=5e-3, weight_decay=0.05)
-    for _ in range(600):
-        rows = torch.randint(0, int(training.sum()), (512,))
-        loss = functional.binary_cross_entropy_with_logits(head(signs[training][rows]), truth[training][rows])
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
+    signs, wish, truth = torch.from_numpy(signs_BF), torch.from_numpy(wish_BE), torch.from_numpy(truth_B)
+    for number, head in enumerate(heads.sufficiency.members):
+        torch.manual_seed(plan.seed * 100 + number)
+        _fit_judge(head, signs[training], wish[training], truth[training])
     with torch.inference_mode():
-        logits, expected = head(signs[~training]), truth[~training]
+        logits, expected = heads.sufficiency(signs[~training], wish[~training]), truth[~training]
         grid = [(scale, shift) for scale in np.geomspace(0.4, 2.0, 30) for shift in np.linspace(-1, 1, 21)]
         scale, shift = min(
             grid,
@@ -273,12 +285,26 @@ def _fit_sufficiency(
     return {"sufficiency_accuracy": round(accuracy, 4), "wishes": int(held_out_B.sum())}
 
 
+def _fit_judge(head: SufficiencyHead, signs: Tensor, wish: Tensor, truth: Tensor) -> None:
+    head.mean.copy_(signs.mean(0))
+    head.scale.copy_(signs.std(0).clamp_min(1e-3))
+    optimizer = torch.optim.AdamW(head.parameters(), lr=4e-3, weight_decay=0.1)
+    head.train()
+    for _ in range(800):
+        rows = torch.randint(0, len(truth), (512,))
+        loss = functional.binary_cross_entropy_with_logits(head(signs[rows], wish[rows]), truth[rows])
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    head.eval()
+
+
 def judged_wishes(
     views: Sequence[CatalogView], plan: TrainingPlan, encoder: MiniLMEncoder
-) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_]]:
-    """Signs [B, F] of searches for wishes, whether each is satisfied [B], and which are held out [B]."""
-    signs, truth, held_out = [], [], []
-    shares = [0.7, *([0.3 / max(len(views) - 1, 1)] * (len(views) - 1))] if len(views) > 1 else [1.0]
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_]]:
+    """Searches for wishes: signs [B, F], embeddings [B, E], whether each is satisfied [B], which are held out [B]."""
+    signs, meant, truth, held_out = [], [], [], []
+    shares = _shares(len(views))
     for number, (view, share) in enumerate(zip(views, shares, strict=True)):
         draw = np.random.default_rng(plan.seed + number)
         instructions = InstructionMaker(view, plan.seed + 100 + number)
@@ -295,6 +321,7 @@ def judged_wishes(
                 target, constraints=wish.constraints, embedding=embedding, hidden=hidden_N, said=wish.said or target
             )
             signs.append(found.signs)
+            meant.append(embedding)
             truth.append(float(wish.satisfied))
             held_out.append(zlib.crc32(wish.target.encode()) % 5 == 0)
-    return np.stack(signs), np.array(truth, np.float32), np.array(held_out)
+    return np.stack(signs), np.stack(meant), np.array(truth, np.float32), np.array(held_out)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from genrec.content.contracts import Instruction
 from genrec.content.instructor import lexicon
 from genrec.content.instructor.catalog_view import CatalogView
-from genrec.content.instructor.heads import FACTS, INTENTS, OPERATIONS, Heads, InstructionHeads
+from genrec.content.instructor.heads import FACTS, INTENTS, NO_OPERATION, OPERATIONS, Committee, Heads, InstructionHeads
 from genrec.content.instructor.reading import Reader, Reading
 from genrec.content.instructor.references import Reference, resolve
 from genrec.content.instructor.spans import Spans, spans_of
@@ -28,7 +28,8 @@ class Understanding:
 
     Attributes:
         intents: probability of each of INTENTS, calibrated.
-        operation: the likeliest, whatever the intent.
+        operation: None where no change is described.
+        likeliest: operation, if there is one.
         continues: probability that the turns before still hold.
         spans: of the text.
         earlier: spans of the turns, the newest first.
@@ -38,7 +39,8 @@ class Understanding:
     """
 
     intents: dict[str, float]
-    operation: str
+    operation: str | None
+    likeliest: str
     continues: float
     spans: Spans
     earlier: tuple[Spans, ...]
@@ -90,7 +92,7 @@ def facts_of(
         "says_kind": any(word in catalog.aliases for word in told),
         "says_year": years(folded)[0] is not None,
         "recalls": lexicon.RECALLING.search(folded) is not None,
-        "names_title": catalog.named(instruction.text) is not None,
+        "names_title": catalog.nearly_named(instruction.text) is not None,
         "asks": "?" in instruction.text,
         "content_words": np.log1p(len(told)) / 2,
         "no_content": not told,
@@ -110,7 +112,7 @@ def heads_input(text: Reading, turns: Sequence[Reading], facts_C: NDArray[np.flo
     )
 
 
-def run_heads(heads: InstructionHeads, inputs: Sequence[HeadsInput]) -> tuple[torch.Tensor, ...]:
+def run_heads(heads: InstructionHeads | Committee, inputs: Sequence[HeadsInput]) -> tuple[torch.Tensor, ...]:
     """Pad and run a batch: logits of intents, operations, continuation and tags (padded)."""
     longest = max(1, max(len(each.states_TD) for each in inputs))
     width = inputs[0].states_TD.shape[1]
@@ -137,7 +139,10 @@ def understand(instruction: Instruction, catalog: CatalogView, reader: Reader, h
     with torch.inference_mode():
         intents, operations, continues, tags = run_heads(heads.instruction, [given])
         probabilities = (intents[0] / heads.config.temperature).softmax(-1).tolist()
-        tags_TG = tags[0].numpy()
+        tags_TG = tags[0].log_softmax(-1).numpy()
+        # A change has an operation; other texts may describe one that has nothing to work on.
+        told = operations[0, :NO_OPERATION] if probabilities[INTENTS.index("change")] > 0.5 else operations[0]
+        operation = int(told.argmax())
     spans, begin = [], 0
     for each in (*turn_readings, reading):
         end = begin + len(each.offsets)
@@ -145,7 +150,8 @@ def understand(instruction: Instruction, catalog: CatalogView, reader: Reader, h
         begin = end
     return Understanding(
         intents=dict(zip(INTENTS, probabilities, strict=True)),
-        operation=OPERATIONS[int(operations[0].argmax())],
+        operation=OPERATIONS[operation] if operation < NO_OPERATION else None,
+        likeliest=OPERATIONS[int(operations[0, :NO_OPERATION].argmax())],
         continues=float(continues[0].sigmoid()) if turns else 0.0,
         spans=spans[-1],
         earlier=tuple(reversed(spans[:-1])),

@@ -44,11 +44,24 @@ KINDS_SAID = {
 }
 """MovieLens' kinds as people say them."""
 _LABELS = (
-    *("", "good", "great", "classic", "short", "light", "weird", "clever", "forgotten", "decent", "slow", "popular"),
-    *("older", "newer", "modern", "cosy", "proper", "famous", "lesser-known", "award-winning", "easy", "uplifting"),
-    *("stylish", "underrated", "feel-good", "fast-paced", "bleak", "gentle", "quirky"),
+    *("short", "light", "weird", "clever", "forgotten", "slow", "older", "newer", "modern", "cosy", "old", "gritty"),
+    *("lesser-known", "uplifting", "stylish", "underrated", "feel-good", "fast-paced", "bleak", "gentle", "quirky"),
+    *("dark", "silly", "soppy", "low-budget", "grim", "wholesome", "foreign", "british", "black and white"),
 )
+_PRAISE = ("good", "great", "decent", "proper", "popular", "famous", "award-winning", "nice", "fun", "solid", "real")
+"""What is said of a wish without being part of it."""
 _THINGS = ("movie", "film", "flick", "one", "movie", "film", "story")
+_ABOUT = (
+    *("a movie about {}", "{}", "{}", "{}", "a film with {}", "something about {}", "a story of {}"),
+    *(
+        "anything about {}",
+        "a film on {}",
+        "the one with {}",
+        "the one about {}",
+        "something with {}",
+        "films about {}",
+    ),
+)
 _RECALLED = (
     "the one with {}",
     "that film about {}",
@@ -57,52 +70,8 @@ _RECALLED = (
     "I forgot the name, {}",
     "I remember {}",
 )
-_LATER_TITLES = [
-    "The Matrix",
-    "Inception",
-    "Harry Potter",
-    "Shrek",
-    "Frozen",
-    "Avatar",
-    "Gladiator",
-    "Finding Nemo",
-    "The Lord of the Rings",
-    "Parasite",
-    "La La Land",
-    "Interstellar",
-    "The Hangover",
-    "Twilight",
-    "Spider-Man",
-    "Black Panther",
-    "Coco",
-    "Amélie",
-    "Memento",
-    "Fight Club",
-    "The Sixth Sense",
-    "American Beauty",
-    "Donnie Darko",
-    "Kill Bill",
-    "The Incredibles",
-    "Wall-E",
-    "Inside Out",
-    "Dune",
-    "Barbie",
-    "Oppenheimer",
-    "Get Out",
-    "Whiplash",
-    "Gravity",
-    "The Martian",
-    "Mean Girls",
-    "Superbad",
-    "Moana",
-    "Zootopia",
-    "Deadpool",
-    "Joker",
-    "Roma",
-    "Her",
-    "Arrival",
-]
-"""Well-known films that are younger than MovieLens 100K."""
+CARRIED = "\x1f"
+"""Parts what a wish carries along from the words that say the thing: "a film about" from "mozart"."""
 
 
 @dataclass(frozen=True)
@@ -175,17 +144,31 @@ class WishMaker:
     def _kinds_in_words(self, kinds: Sequence[str]) -> str:
         """Kinds as people say them: "a clever crime film", "westerns", "something to laugh about"."""
         rng, phrases = self.rng, self.topics["kinds"]
-        label = rng.choice(_LABELS) if rng.random() < 0.5 else ""
+        label = rng.choice(_LABELS) if rng.random() < 0.3 else ""
+        praise = rng.choice(_PRAISE) + " " + CARRIED if rng.random() < 0.2 else ""
         *before, last = kinds
         said = [rng.choice(KINDS_SAID[kind]) for kind in before]
         chance = rng.random()
         if chance < 0.35:
-            return " ".join(filter(None, [label, *said, rng.choice(phrases[last]["many"])]))
+            return praise + " ".join(filter(None, [label, *said, rng.choice(phrases[last]["many"])]))
         if chance < 0.55:
             mood = rng.choice(phrases[last]["mood"])
             return " and ".join([*said, mood]) if said else mood
         said.append(rng.choice(KINDS_SAID[last]))
-        return self._article() + " ".join(filter(None, [label, *said, rng.choice(_THINGS)])).strip()
+        if praise:
+            praise = self._article() + praise
+        article = "" if praise else self._article()
+        return praise + article + " ".join(filter(None, [label, *said, rng.choice(_THINGS)])).strip()
+
+    def like(self, said: str) -> str:
+        """Another wish of the sort of ``said``: a title for a title, a kind for a kind."""
+        if not self.films:
+            return self._product()
+        if self.view.named(said) is not None:
+            return self._title() if self.rng.random() < 0.85 else self._later()
+        if any(word in self.view.aliases for word in content_words(said)) and len(said.split()) < 6:
+            return self._kind()
+        return self._topic()
 
     def _combination(self, item: int) -> list[str]:
         kinds = sorted(self._kinds[item]) or ["Drama"]
@@ -196,21 +179,29 @@ class WishMaker:
             return self._product()
         met = [phrase for phrases in self.topics["met"].values() for phrase in phrases]
         phrase = self.rng.choice(met if self.rng.random() < 0.6 else self.topics["absent"])
-        opening = ["a movie about {}", "{}", "{}", "a film with {}", "something about {}", "a story of {}", "{}"]
-        return self.rng.choice(opening).format(phrase)
+        if self.rng.random() < 0.25:
+            return self._of_kind(phrase)
+        return self.rng.choice(_ABOUT).format(CARRIED) + phrase
+
+    def _of_kind(self, phrase: str) -> str:
+        """A kind of film about something."""
+        kind = self.rng.choice([*(word for said in KINDS_SAID.values() for word in said), "documentary", "biopic"])
+        thing = "" if kind in ("documentary", "biopic", "comedy", "drama", "thriller", "musical") else " film"
+        about = self.rng.choice(["about", "about", "with", "set among", "on", "starring"])
+        return f"{self.rng.choice(['a ', 'a ', ''])}{kind}{thing} {about} {phrase}"
 
     def _keyword(self) -> str:
         own = content_words(plain_title(self.view.titles[self._item()])) or ["story"]
         said = " ".join(self.rng.sample(own, min(len(own), self.rng.choice([1, 2]))))
-        opening = ["the one with {} in the title", "something with {}", "that {} film", "a film about {}", "{}"]
-        return self.rng.choice(opening if self.films else ["something with {}", "that {} thing", "{}"]).format(said)
+        openings = ["the one with {0}{1}{0} in the title", "something with {0}{1}", "a film about {0}{1}", "{1}"]
+        return self.rng.choice(openings if self.films else ["something with {0}{1}", "{1}"]).format(CARRIED, said)
 
     def _later(self) -> str:
-        return self.rng.choice(_LATER_TITLES)
+        return str(self.rng.choice(self.topics["later"]))
 
     def _person(self) -> str:
         who = self.rng.choice(["Hitchcock", "Tom Hanks", "Meryl Streep", "Kubrick", "Audrey Hepburn", "Bruce Willis"])
-        return self.rng.choice(["something with {}", "a {} film", "films by {}"]).format(who)
+        return self.rng.choice(["something with {0}{1}", "a {0}{1}{0} film", "films by {0}{1}"]).format(CARRIED, who)
 
     def _product(self) -> str:
         title = re.sub(r"[,|/(\[].*", "", self.view.titles[self._item()])
@@ -226,7 +217,7 @@ class WishMaker:
             subjects: things that no catalog holds (a purple elephant on the moon).
         """
         kinds = ["title", "slip", "combination", "topic", "subject", "like", "keyword", "extended"]
-        weights = [28, 8, 22, 16, 8, 4, 6, 8] if self.films else [30, 8, 0, 0, 14, 4, 18, 8]
+        weights = [28, 6, 18, 26, 7, 4, 5, 6] if self.films else [30, 8, 0, 0, 14, 4, 18, 8]
         kind = self.rng.choices(kinds, weights)[0]
         wish: Wish = getattr(self, f"_judged_{kind}")(hidden_N, subjects)
         return wish
@@ -241,7 +232,7 @@ class WishMaker:
         return bool(postings) and any(not hidden_N[item] for item in set.intersection(*postings))
 
     def _judged_title(self, hidden_N: NDArray[np.bool_], _: list[str]) -> Wish:
-        if self.films and self.rng.random() < 0.12:
+        if self.films and self.rng.random() < 0.25:
             return Wish(self._later(), (), False, "later")
         item = self._item()
         said = self.title(item)
@@ -282,25 +273,34 @@ class WishMaker:
         kinds = set(chosen)
         years_N = self.view._years_N
         held = any(kinds <= self._kinds[item] and begin <= years_N[item] <= end for item in np.flatnonzero(~hidden_N))
-        target = self._kinds_in_words(chosen)
+        target = self._kinds_in_words(chosen).replace(CARRIED, "")
         return Wish(target, said_years, held, "combination")
 
     def _judged_topic(self, hidden_N: NDArray[np.bool_], _: list[str]) -> Wish:
-        if self.rng.random() < 0.4:
+        if self.rng.random() < 0.45:
             phrase, satisfied = self.rng.choice(self.topics["absent"]), False
         else:
-            title, phrases = self.rng.choice(sorted(self.topics["met"].items()))
+            title, phrases = self.rng.choice(self._told)
             held = [item for name, items in self._by_title.items() if " ".join(words(title)) in name for item in items]
             phrase, satisfied = self.rng.choice(phrases), any(not hidden_N[item] for item in held)
-        target = self.rng.choice(["a movie about {}", "{}", "{}", "a film with {}"]).format(phrase)
+            if not satisfied and self.rng.random() < 0.7:
+                return self._judged_topic(hidden_N, _)
+        if self.rng.random() < (0.15 if satisfied else 0.35):
+            return Wish(self._of_kind(phrase), (), satisfied, "topic")
+        target = self.rng.choice(["a movie about {}", "{}", "{}", "{}", "a film with {}"]).format(phrase)
         # Who recalls a film has seen it somewhere; what nobody ever filmed is asked for, not recalled.
-        recalled = self.rng.random() < (0.5 if satisfied else 0.15)
+        recalled = self.rng.random() < (0.5 if satisfied else 0.2)
         opening = self.rng.choice(_RECALLED if recalled else ["{}"])
         return Wish(target, (), satisfied, "topic", opening.format(phrase))
+
+    @cached_property
+    def _told(self) -> list[tuple[str, list[str]]]:
+        return sorted(self.topics["met"].items())
 
     def _judged_subject(self, _: NDArray[np.bool_], subjects: list[str]) -> Wish:
         return Wish(self.rng.choice(subjects), (), False, "subject")
 
     def _judged_keyword(self, hidden_N: NDArray[np.bool_], _: list[str]) -> Wish:
         said = self._keyword() if self.films else self._product()
+        said = said.split(CARRIED)[1] if CARRIED in said else said
         return Wish(said, (), self._holding(said, hidden_N), "keyword")

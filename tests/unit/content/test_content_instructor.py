@@ -90,6 +90,11 @@ def test_content_words_leave_out_what_carries_the_wish():
         ("the 2nd picture", 3),
         ("add a hat to the Casablanca poster", 5),
         ("Second from the bottom looks odd", 3),
+        ("cut the third to a square", 5),
+        ("could the second get a hat", 3),
+        ("the one on the left in sepia", 0),
+        ("photo 2, but warmer", 3),
+        ("a cat in the Cassablanca poster", 5),
     ],
 )
 def test_a_place_or_title_names_an_item_of_the_list(text, item, view):

@@ -6,6 +6,7 @@ import random
 
 import numpy as np
 import pytest
+import torch
 
 from genrec.content.contracts import ACTIONS, Decision, Instruction, Slots
 from genrec.content.instructor.calibration import Reading
@@ -20,9 +21,9 @@ from genrec.content.instructor.evaluate import (
     with_intervals,
 )
 from genrec.content.instructor.generate import Grammar, InstructionMaker, assemble, slip
-from genrec.content.instructor.heads import INTENTS, OPERATIONS, SPANS, TAGS
-from genrec.content.instructor.spans import medium_of, spans_of, trimmed
-from genrec.content.instructor.wishes import WishMaker
+from genrec.content.instructor.heads import FACTS, INTENTS, OPERATIONS, SPANS, TAGS, Heads, HeadsConfig
+from genrec.content.instructor.spans import medium_in, medium_of, spans_of, trimmed
+from genrec.content.instructor.wishes import CARRIED, WishMaker
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +71,26 @@ def test_every_template_can_be_drawn():
     for name, templates in grammar.lists.items():
         for template in templates:
             assert assemble(grammar.pieces(template)), (name, template)
+    assert set(grammar.sentences) <= set(grammar.lists)
+
+
+def test_a_sentence_keeps_its_words_and_changes_what_stands_in_its_slots(view):
+    grammar = InstructionMaker(view, 4).grammar
+    grammar.sentences = {"seek": ["do you keep [T:Casablanca] somewhere"], "change_add": ["<ref> lacks [T:a cat]"]}
+    said = {grammar.say("seek", rough=False) for _ in range(60)}
+    kept = [each for each in said if each.family == "seek~0"]
+    assert len({each.text for each in kept}) > 5
+    for each in kept:
+        assert each.text.startswith("do you keep ")
+        assert each.text.endswith(" somewhere")
+        assert [slot for _, _, slot in each.spans] == ["target"]
+
+
+def test_what_a_wish_carries_along_is_outside_of_its_target():
+    grammar = Grammar(random.Random(3), {"wish": lambda: f"a film about {CARRIED}mozart"})
+    text, spans = assemble(grammar.pieces("find <T:wish>, please"))
+    assert text == "find a film about mozart, please"
+    assert [text[begin:end] for begin, end, _ in spans] == ["mozart"]
 
 
 def test_wishes_know_whether_a_visible_item_satisfies(view):
@@ -129,11 +150,46 @@ def test_tags_become_spans_of_whole_words():
     assert found.target == ("a red lighthouse",)
     assert found.negative == ("people",)
     assert trimmed("in the style of Klimt", "style") == "Klimt"
+    loose = np.full((len(names), len(TAGS)), -5.0, np.float32)
+    loose[:, 0] = 0.0
+    loose[2, TAGS.index("I-style")] = 1.0  # inside of nothing
+    loose[3, TAGS.index("B-target")] = 1.0
+    assert spans_of(text, offsets, loose).style == ()
+    assert spans_of(text, offsets, loose).target == ("lighthouse",)
+    listed = np.full((4, len(TAGS)), -5.0, np.float32)
+    listed[[0, 2], TAGS.index("B-target")] = listed[[1, 3], 0] = 0.0
+    assert spans_of("tanks, guns please", [(0, 5), (5, 6), (7, 11), (12, 18)], listed).target == ("tanks, guns",)
     media = [medium_of([word]) for word in ("short clip", "posters", "blurb", "lamp")]
     assert media == ["video", "image", "card", None]
 
 
-@pytest.mark.parametrize(("split", "least"), [("dev", 250), ("calibration", 70), ("test", 400)])
+def test_a_medium_counts_where_it_carries_the_thing():
+    assert medium_in("a picture of a fox", []) == "image"
+    assert medium_in("video: rain on a window", []) == "video"
+    assert medium_in("paint a lighthouse for my picture wall", []) is None
+    assert medium_in("a picture of a fox", ["a picture of a fox"]) is None
+
+
+def test_a_slip_names_the_title_that_it_is_a_slip_of(view):
+    assert view.named("goodfelas") is None
+    assert view.titles[view.nearly_named("goodfelas")] == "GoodFellas (1990)"
+    assert view.nearly_named("a walrus knitting socks") is None
+
+
+def test_a_committee_averages_what_its_members_say():
+    torch.manual_seed(0)
+    config = HeadsConfig(members=2)
+    heads = Heads(config).eval()
+    given = (torch.randn(1, 5, config.states), torch.ones(1, 5, dtype=torch.bool), torch.zeros(1, 5, dtype=torch.int64),
+             torch.randn(1, config.sentence), torch.randn(1, len(FACTS)))  # fmt: skip
+    with torch.inference_mode():
+        both = heads.instruction(*given).intents_BI
+        each = [member(*given).intents_BI.log_softmax(-1) for member in heads.instruction.members]
+    assert torch.allclose(both, (each[0] + each[1]) / 2)
+    assert not torch.allclose(each[0], each[1])
+
+
+@pytest.mark.parametrize(("split", "least"), [("dev", 250), ("calibration", 70), ("check", 200), ("test", 400)])
 def test_the_hand_written_sets_are_whole(split, least, view):
     cases = load_cases(split, view)
     assert len(cases) >= least
@@ -146,7 +202,8 @@ def test_the_hand_written_sets_are_whole(split, least, view):
 
 
 def test_the_test_set_is_not_templated_like_training_and_shares_nothing_with_dev(view):
-    test, dev = load_cases("test", view), [*load_cases("dev", view), *load_cases("calibration", view)]
+    test = load_cases("test", view)
+    dev = [case for split in ("dev", "calibration", "check") for case in load_cases(split, view)]
     assert not {case.family for case in test} & {case.family for case in dev}
     told = {case.instruction.text.lower() for case in test if len(case.instruction.text.split()) > 2}
     assert not told & {case.instruction.text.lower() for case in dev}
