@@ -89,6 +89,7 @@ def _mean(
     temperature: float,
     scale: float,
     shift: float,
+    *,
     weights: NDArray[np.float64] | None = None,
 ) -> float:
     return float(np.average([case.loss(temperature, scale, shift) for case in cases], weights=weights))

@@ -54,7 +54,9 @@ class Spans:
 
 def spans_of(text: str, offsets: Sequence[tuple[int, int]], scores_TG: NDArray[np.float32]) -> Spans:
     """The likeliest tags as spans of ``text``; the pieces of one word share one tag."""
-    begins, ends, rows = [], [], []
+    begins: list[int] = []
+    ends: list[int] = []
+    rows: list[NDArray[np.float32]] = []
     for (begin, end), row in zip(offsets, scores_TG, strict=True):
         if ends and begin == ends[-1] and begin > 0 and text[begin - 1].isalnum() and text[begin].isalnum():
             ends[-1] = end

@@ -171,6 +171,7 @@ def _tags(said: Said, reading: Reading) -> NDArray[np.int64]:
 def fit_instruction_heads(heads: Heads, labelled: Sequence[_Labelled], plan: TrainingPlan) -> dict[str, float]:
     """Train intent, operation, continuation and tags of every member, then fit the temperature."""
     for number, member in enumerate(heads.instruction.members):
+        assert isinstance(member, InstructionHeads)
         torch.manual_seed(plan.seed * 100 + number)
         _fit_member(member, labelled, plan, plan.seed * 100 + number)
     return _calibrate_intents(heads, [each for each in labelled if each.held_out])
@@ -269,6 +270,7 @@ def _fit_sufficiency(
     training = torch.from_numpy(~held_out_B)
     signs, wish, truth = torch.from_numpy(signs_BF), torch.from_numpy(wish_BE), torch.from_numpy(truth_B)
     for number, head in enumerate(heads.sufficiency.members):
+        assert isinstance(head, SufficiencyHead)
         torch.manual_seed(plan.seed * 100 + number)
         _fit_judge(head, signs[training], wish[training], truth[training])
     with torch.inference_mode():
