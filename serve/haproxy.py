@@ -32,7 +32,6 @@ from ray.util.metrics import Counter
 from serve.clients import LISTS
 from serve.errors import RETRY_AFTER_S, ApiError, overloaded, unavailable
 from serve.keys import OPEN_PATH
-from serve.metrics import REFUSED
 from serve.process import ServiceError
 
 logger = logging.getLogger(__name__)
@@ -204,7 +203,7 @@ def _watch(
     binary: str, folder: Path, front: Front, running: list[subprocess.Popen[bytes]], ended: threading.Event
 ) -> None:
     """Start it anew if it dies, and tell Prometheus what it refused."""
-    counter, told = Counter(REFUSED, "requests refused, by status of HTTP", tag_keys=("code",)), 0
+    counter, told = Counter("genrec_refused", "requests refused, by status of HTTP", tag_keys=("code",)), 0
     while not ended.wait(WATCH_S):
         if running[0].poll() is not None:
             logger.error("HAProxy ended with code %s; it is started anew", running[0].returncode)

@@ -14,7 +14,6 @@ from ray.util.metrics import Counter, Gauge, Histogram
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 _MS: list[float] = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 30000, 60000, 120000]
-REFUSED = "genrec_refused"
 REFUSALS = frozenset({401, 429, 503, 504})
 _SIZES: list[float] = [1, 2, 4, 8, 16, 32, 64, 128]
 
@@ -42,7 +41,7 @@ class IngressMetrics:
 
     def __init__(self) -> None:
         self._stage = Histogram("genrec_stage_ms", "time of a stage of a request", boundaries=_MS, tag_keys=("stage",))
-        self._refused = Counter(REFUSED, "requests refused, by status of HTTP", tag_keys=("code",))
+        self._refused = Counter("genrec_refused", "requests refused, by status of HTTP", tag_keys=("code",))
         self._decisions = Counter("genrec_decisions", "the instructor's decisions", tag_keys=("action",))
         self._verdicts = Counter("genrec_verdicts", "fidelity verdicts", tag_keys=("check", "passed"))
         self._waiting = Gauge("genrec_in_flight", "requests that the ingress holds")
