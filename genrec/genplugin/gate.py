@@ -115,7 +115,7 @@ class NeighbourGate(nn.Module):
         nn.init.zeros_(self.gate.bias)
         self.weight = nn.Parameter(torch.ones(n_sources))
         self.log_power = nn.Parameter(torch.full((n_sources,), 0.5).log())
-        self.generator_weight = nn.Parameter(torch.tensor(0.5))
+        self.generator_power = nn.Parameter(torch.tensor(0.5))
 
     def forward(self, votes: Votes) -> tuple[Tensor, Tensor]:
         """Log-scale [B] of the generator where no source speaks, and log-masses [B, X] of the candidates.
@@ -148,7 +148,7 @@ class NeighbourGate(nn.Module):
         sources_BXS = self.weight * powered.masked_fill(~named, 0.0)
         generated_BX = votes.generated_BX.clamp(min=LEAST)
         least_B1 = generated_BX.masked_fill(~there_BX, torch.inf).amin(dim=1, keepdim=True)
-        generator_BX = self.generator_weight * (generated_BX - least_B1).masked_fill(~there_BX, 0.0)
+        generator_BX = self.generator_power * (generated_BX - least_B1).masked_fill(~there_BX, 0.0)
         return torch.cat([generator_BX[..., None], sources_BXS], dim=-1)
 
     def log_likelihood(self, votes: Votes, generated_B: Tensor, targets_B: Tensor) -> Tensor:

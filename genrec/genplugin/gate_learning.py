@@ -71,7 +71,7 @@ def learn_gate(
         "powers": dict(zip(gate.sources, gate.log_power.exp().tolist(), strict=True)),
         "names_target": dict(zip(gate.sources, named_BXS.any(dim=1).float().mean(dim=0).tolist(), strict=True)),
     }
-    told["weights"][GENERATOR] = gate.generator_weight.item()
+    told["weights"][GENERATOR] = gate.generator_power.item()
     pool = gate(votes)[1].exp().sum(dim=1).mean().item()
     gates = {GENERATOR: 1 - pool, "pool": pool}
     return {"sources": list(gate.sources), "users": len(users), "nats": nats, "mean_gates": gates, **told}

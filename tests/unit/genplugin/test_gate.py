@@ -173,7 +173,7 @@ def test_it_learns_no_less_than_adam_does() -> None:
     votes, truth = _votes(generated), NeighbourGate(["a", "b"])
     with torch.no_grad():
         truth.weight.copy_(torch.tensor([4.0, 0.5]))
-        truth.generator_weight.fill_(0.8)
+        truth.generator_power.fill_(0.8)
         truth.gate.bias.fill_(-1.0)
         every = [truth.log_likelihood(votes, generated[:, i], torch.full((USERS,), i)) for i in range(N_ITEMS)]
     targets = torch.multinomial(torch.stack(every, dim=1).exp(), 1, generator=generator)[:, 0]
