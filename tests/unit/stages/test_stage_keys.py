@@ -41,6 +41,7 @@ SPECIAL = {
     "data.max_history": {"item-knn", "sasrec", "pretrain", "finetune", "evaluate"},
     "evaluation.seen_items": {"item-knn", "sasrec", "pretrain", "finetune", "evaluate"},
     "plugin.retrieval": {"finetune"},
+    "plugin.gate.balance": {"finetune"},
     "plugin.gate.steps": {"finetune"},
     "plugin.gate.users": {"finetune"},
     "plugin.memory.finetune": {"finetune"},
