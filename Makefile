@@ -37,9 +37,12 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# The tiers that start Ray run one after the other, the unit tests in two processes.
-test: lint
-	$(BIN)/python -m pytest tests/e2e tests/integration
+# The tiers that start Ray run one after the other and mostly wait, so the types are checked beside them; the unit tests run in
+# two processes.
+test: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy & types=$$!; $(BIN)/python -m pytest tests/e2e tests/integration; tested=$$?; wait $$types && exit $$tested
 	$(BIN)/python -m pytest -n 2 --dist loadfile tests/unit
 
 test-unit: $(READY)
