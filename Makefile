@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 SERVE ?= yes
 
-.PHONY: demo test test-unit lint setup clean stop
+.PHONY: demo test test-unit lint style setup clean stop
 
 setup: $(READY)
 
@@ -32,16 +32,16 @@ endif
 stop: $(READY)
 	$(BIN)/python -m serve stop --preset demo
 
-lint: $(READY)
+style: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+lint: style
 	$(BIN)/mypy
 
 # The tiers that start Ray run one after the other and mostly wait, so the types are checked beside them; the unit tests run in
 # two processes.
-test: $(READY)
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
+test: style
 	$(BIN)/mypy & types=$$!; $(BIN)/python -m pytest tests/e2e tests/integration; tested=$$?; wait $$types && exit $$tested
 	$(BIN)/python -m pytest -n 2 --dist loadfile tests/unit
 

@@ -27,7 +27,7 @@ from genrec.config import ServeSettings
 from genrec.recommender import RecommendRequest, Trial
 from serve.backend import Backend, granted
 from serve.body import BodyGuard
-from serve.clients import LISTS, ClientGuard, RoomGuard, room_of_lists
+from serve.clients import LISTS, ClientGuard, RoomGuard, room_of
 from serve.content import ContentBackend
 from serve.docs_page import docs_page
 from serve.errors import ApiError, add_error_handlers, not_ready, timed_out
@@ -112,7 +112,7 @@ def create_api(
     )
     longer = {"/v1/instructions": limits.max_body_bytes + 4 * (limits.max_picture_bytes // 3 + 1)}
     api.add_middleware(BodyGuard, max_bytes=limits.max_body_bytes, longer=longer)
-    api.add_middleware(RoomGuard, room=room_of_lists(limits), paths=LISTS)
+    api.add_middleware(RoomGuard, room=room_of(limits), paths=LISTS)
     api.add_middleware(ClientGuard, most=limits.max_ongoing_of_client)
     if keys:
         api.add_middleware(KeyGuard, digests=keys)

@@ -28,7 +28,7 @@ from genrec.bundle import bundle_place, published_path
 from genrec.config import ContentSettings, PartSettings, ServeSettings, Settings, load_settings
 from serve.api import create_api
 from serve.backend import HandleBackend
-from serve.clients import room_of_lists
+from serve.clients import room_of
 from serve.content_parts import CONTENT_FOLDER, PARTS, HandleContent, bind_content, content_wanted
 from serve.errors import RETRY_AFTER_S
 from serve.journal import Journal
@@ -142,10 +142,8 @@ def build(settings: Settings, bundle: str | Path) -> Application:
 def room_of_all(settings: Settings) -> int:
     """Requests that may be in flight in all: what the deployments behind the ingress work at, and what may wait."""
     limits = settings.serve
-    parts = [getattr(limits, name) for name in PARTS if content_wanted(settings)]
-    return room_of_lists(limits) + sum(
-        (one.max_replicas or one.replicas) * one.max_ongoing_requests + one.max_queued_requests for one in parts
-    )
+    parts = [getattr(limits, name) for name in PARTS] if content_wanted(settings) else []
+    return sum(map(room_of, [limits, *parts]))
 
 
 def cpus_needed(settings: Settings) -> float:

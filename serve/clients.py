@@ -12,7 +12,7 @@ from collections import Counter
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from genrec.config import ServeSettings
+from genrec.config import PartSettings, ServeSettings
 from serve.errors import overloaded, too_many
 from serve.keys import OPEN_PATH
 
@@ -20,9 +20,9 @@ LISTS = frozenset({"/v1/recommendations", "/v1/explanations"})
 """What the recommender answers with its model, and must refuse when too much waits."""
 
 
-def room_of_lists(limits: ServeSettings) -> int:
-    """Requests for lists that may be in flight: those that all replicas answer, and those that may wait."""
-    return (limits.max_replicas or limits.replicas) * limits.max_ongoing_requests + limits.max_queued_requests
+def room_of(part: PartSettings | ServeSettings) -> int:
+    """Requests that a deployment has room for (``serve`` itself: lists): what all replicas answer and what may wait."""
+    return (part.max_replicas or part.replicas) * part.max_ongoing_requests + part.max_queued_requests
 
 
 class ClientGuard:

@@ -25,7 +25,7 @@ from ray.serve.schema import LoggingConfig
 from genrec.bundle import bundle_place, load_bundle
 from genrec.config import Settings
 from serve.app import APP_NAME, ROOM_TO_REFUSE, build, cpus_needed, room_of_all
-from serve.clients import room_of_lists
+from serve.clients import room_of
 from serve.haproxy import Front, haproxy_binary, in_front
 from serve.keys import load_digests
 from serve.process import READY_TIMEOUT_S, Running, ServiceError, healthy
@@ -93,7 +93,7 @@ def _haproxy(settings: Settings) -> str | None:
 
 def _front(settings: Settings, port: int, serve_port: int, timeout_s: float) -> Front:
     limits = settings.serve
-    lists = room_of_lists(limits)
+    lists = room_of(limits)
     rest = room_of_all(settings) - lists + ROOM_TO_REFUSE
     return Front(limits.host, port, serve_port, lists, rest, timeout_s, limits.drain_s)
 

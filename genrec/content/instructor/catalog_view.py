@@ -16,7 +16,6 @@ import re
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from difflib import SequenceMatcher
 from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
@@ -28,7 +27,7 @@ from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.preprocessing import normalize
 
 from genrec.content.instructor.lexicon import RECALLING, SOFT, SOFT_SHARE
-from genrec.content.instructor.words import STOP, content_words, fold, stem, words, years
+from genrec.content.instructor.words import STOP, content_words, fold, slip_of, stem, words, years
 from genrec.encoders.cache import EmbeddingCache
 
 if TYPE_CHECKING:
@@ -60,8 +59,6 @@ SIGNS = (
 )
 """Names of the features of :attr:`Found.signs`."""
 NEAR_SPELLING = 0.55
-SLIP = 0.84
-"""Share of equal letters from which a word is another with a slip of the keys."""
 _ITEM_YEAR = re.compile(r"\(((?:18|19|20)\d\d)\)")
 _PARENTHESES = re.compile(r"\s*\([^)]*\)")
 _ARTICLE_LAST = re.compile(r"^(.*), (the|a|an|il|le|la|les|der|die|das|el)$", re.IGNORECASE)
@@ -299,7 +296,7 @@ class CatalogView:
         if word in self._postings or word in STOP:
             return word
         near = self._near_spelling(word)
-        return near if near is not None and SequenceMatcher(None, word, near).ratio() > SLIP else word
+        return near if near is not None and slip_of(word, near) else word
 
     def _named(self, said: Sequence[str], hidden: NDArray[np.bool_] | None) -> int | None:
         best, length = None, 0

@@ -5,11 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from difflib import SequenceMatcher
 from typing import Literal
 
 from genrec.content.instructor.catalog_view import CatalogView, plain_title
-from genrec.content.instructor.words import content_words, fold, stem, words
+from genrec.content.instructor.words import content_words, fold, slip_of, stem, words
 
 Kind = Literal["none", "place", "title", "this"]
 KINDS: tuple[Kind, ...] = ("none", "place", "title", "this")
@@ -49,8 +48,6 @@ _THIS = re.compile(
     rf"\b(?:it|its|this|that|these|those|them|the same|same|(?:this|that) {_THING}|the {_THING})\b", re.IGNORECASE
 )
 _NAMED_THING = re.compile(rf"\b([a-z0-9]+)(?:'s)? {_THING}\b|\b(?=[a-z])([a-z0-9]{{4,}})'s\b")
-ALIKE = 0.84
-"""Share of equal letters from which a title with slips is that title."""
 _NOT_THIS = re.compile(
     r"\b(?:it's|it is) (?:for|my|a gift)\b|\bthat (?:is|has|was|are|makes?|looks?|says|fits|would)\b"
 )
@@ -155,6 +152,6 @@ def _nearly_titled(folded: str, shown: Sequence[int], catalog: CatalogView) -> i
             title = words(plain_title(catalog.titles[item]).split(":")[0])
             spelled = " ".join(title)
             runs = (" ".join(said[place : place + len(title)]) for place in range(len(said) - len(title) + 1))
-            if told and len(spelled) > 5 and any(SequenceMatcher(None, run, spelled).ratio() > ALIKE for run in runs):
+            if told and len(spelled) > 5 and any(slip_of(run, spelled) for run in runs):
                 found.add(item)
     return found.pop() if len(found) == 1 else None

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from difflib import SequenceMatcher
 
 _WORD = re.compile(r"[a-z0-9]+(?:'[a-z]+)?")
 _DECADES = {
@@ -28,6 +29,8 @@ _BEFORE = re.compile(
 _AFTER = re.compile(r"\b(?:after|since|newer than|later than|post)[ -](?:the )?((?:19|20)\d\d)\b")
 _YEAR = re.compile(r"\b((?:19|20)\d\d)\b")
 FIRST_YEAR, LAST_YEAR = 1880, 2100
+_ALIKE = 0.84
+"""Share of equal letters from which one spelling is another with a slip of the keys."""
 
 _STOP_WORDS = """
 came come comes coming a an the of in on at to for from with by and or but is are was were be been am i i'm i'd
@@ -74,6 +77,11 @@ def content_words(text: str) -> list[str]:
     """Distinct stems of the words that say something of the thing, in order."""
     found = (word for word in _WORD.findall(fold(text)) if word not in STOP and stem(word) not in STOP)
     return list(dict.fromkeys(map(stem, found)))
+
+
+def slip_of(said: str, meant: str) -> bool:
+    """True if ``said`` is ``meant``, but for a slip of the keys; both folded."""
+    return SequenceMatcher(None, said, meant).ratio() > _ALIKE
 
 
 def years(text: str) -> tuple[tuple[int, int] | None, str]:
