@@ -1,8 +1,8 @@
-"""``python -m tests.apart FOLDER...``: every test module of the folders in an interpreter of its own, one after the other.
+"""``python -m tests.apart FOLDER...``: every test module below the folders in an interpreter of its own, one by one.
 
-Modules that start Ray must not share a process. What a Ray that has ended leaves behind (threads, clients that still ask)
-reaches into the next module, and Ray ends a process by ``_exit(1)``: pytest then stops without a word, and nothing tells
-which test it was. Apart, a module that dies so is named, and the others still run.
+Modules that start Ray must not share a process. What a Ray that has ended leaves behind (threads, clients that still
+ask) reaches into the next module, and Ray ends a process by ``_exit(1)``: pytest then stops without a word, and
+nothing tells which test it was. Apart, a module that dies so is named, and the others still run.
 """
 
 from __future__ import annotations
