@@ -42,6 +42,10 @@ class GateSettings(Section):
         le=1,
         description="a target weighs (1 + training count) ** -balance: 0 is for most hits in all, more for the tail",
     )
+    generator: bool = Field(
+        True,
+        description="the generator has a say among what neighbours name; false: the control that tells what it adds",
+    )
 
 
 class MemorySettings(Section):

@@ -237,7 +237,8 @@ def assemble(
         shuffled = settings.plugin.memory.neighbours == "shuffled"
         memory = UserMemory(vectors[REPRESENTATION], OthersNeighbours.load(directory) if shuffled else None)
     if retrieval.vote_sources:
-        gate = NeighbourGate(retrieval.vote_sources).to(device).requires_grad_(False).eval()
+        gate = NeighbourGate(retrieval.vote_sources, generator=settings.plugin.gate.generator)
+        gate.to(device).requires_grad_(False).eval()
     return AugmentedGenerator(retriever, encoders, gate, vectors, memory)
 
 

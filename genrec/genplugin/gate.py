@@ -104,9 +104,12 @@ class NeighbourGate(nn.Module):
 
     Args:
         sources: names of the sources, in the order of the votes.
+        generator: whether the generator is heard among the candidates; if not, c is fixed at 0.
     """
 
-    def __init__(self, sources: Sequence[str]) -> None:
+    generator_power: Tensor
+
+    def __init__(self, sources: Sequence[str], *, generator: bool = True) -> None:
         super().__init__()
         self.sources = tuple(sources)
         n_sources = len(self.sources)
@@ -115,7 +118,10 @@ class NeighbourGate(nn.Module):
         nn.init.zeros_(self.gate.bias)
         self.weight = nn.Parameter(torch.ones(n_sources))
         self.log_power = nn.Parameter(torch.full((n_sources,), 0.5).log())
-        self.generator_power = nn.Parameter(torch.tensor(0.5))
+        if generator:
+            self.generator_power = nn.Parameter(torch.tensor(0.5))
+        else:
+            self.register_buffer("generator_power", torch.tensor(0.0))
 
     def forward(self, votes: Votes) -> tuple[Tensor, Tensor]:
         """Log-scale [B] of the generator where no source speaks, and log-masses [B, X] of the candidates.

@@ -131,6 +131,24 @@ def test_agreement_wins_over_one_sure_source() -> None:
     assert torch.equal(votes.items_BX.gather(1, gate(votes)[1].argmax(1, keepdim=True))[:, 0], target)
 
 
+def test_without_the_generator_sources_alone_order_the_candidates() -> None:
+    generator = torch.Generator().manual_seed(6)
+    generated = torch.randn(USERS, N_ITEMS, generator=generator).mul(3).log_softmax(1)
+    targets = generated.argmax(1)  # what the generator would be trusted for
+    told = generated.amax(1)
+    heard, unheard = NeighbourGate(["a", "b"]), NeighbourGate(["a", "b"], generator=False)
+    for gate in (heard, unheard):
+        fit_gate(gate, _votes(generated), told, targets)
+    assert heard.generator_power > 0.5
+    assert unheard.generator_power == 0
+    uniform = _votes(torch.full((USERS, N_ITEMS), 1 / N_ITEMS).log())
+    masses, alike = (unheard(votes)[1].log_softmax(1).nan_to_num() for votes in (_votes(generated), uniform))
+    torch.testing.assert_close(masses, alike)
+    again = NeighbourGate(["a", "b"], generator=False)
+    again.load_state_dict(unheard.state_dict())
+    assert torch.equal(again.weight, unheard.weight)
+
+
 def test_gradients_are_numbers_where_no_source_names_the_target() -> None:
     gate, votes = NeighbourGate(["a", "b"]), _votes()
     missing = torch.full((USERS,), N_ITEMS + 5)
