@@ -58,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--requests", type=int, default=2000)
     parser.add_argument("--k", type=int, default=10, help="overload: length of the lists")
     parser.add_argument("--batch", type=int, default=1, help="overload: requests that a replica takes at once")
-    parser.add_argument("--queue", type=int, default=1, help="overload: requests that may wait")
+    parser.add_argument("--queue", type=int, default=1, help="overload: requests that may wait; 0: none")
     parser.add_argument("--replicas", type=int, default=2, help="overload: most replicas")
     parser.add_argument("--alone", action="store_true", help="overload: once more without HAProxy")
     parser.add_argument("--times", type=float, default=10.0, help="overload: of its capacity")
@@ -448,17 +448,29 @@ CASES = {
 
 
 def _held(service: Service) -> dict[str, tuple[float, float, int]]:
-    """Of each deployment, the proxy and the controller: MiB resident, MiB that are theirs alone, open descriptors."""
+    """Of each deployment, the proxy and the controller: MiB resident, MiB of their own, open descriptors."""
     found = {}
     for name, processes in service.parts().items():
         resident, own, descriptors = 0.0, 0.0, 0
         for process in processes:
             with contextlib.suppress(psutil.Error):
-                memory = process.memory_full_info()
-                resident, own = resident + memory.rss / 2**20, own + memory.uss / 2**20
+                resident, own = resident + process.memory_info().rss / 2**20, own + _anonymous(process.pid)
                 descriptors += process.num_fds()
         found[name] = (resident, own, descriptors)
     return found
+
+
+def _anonymous(pid: int) -> float:
+    """MiB that no file backs, as Linux tells.
+
+    The unique set size (USS) would have pages of files, too, for whoever is alone in having mapped them: processes that
+    begin or end move it by a hundred MiB of torch's libraries.
+    """
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:  # it has ended
+        return 0.0
+    return next((int(line.split()[1]) / 1024 for line in status.splitlines() if line.startswith("RssAnon:")), 0.0)
 
 
 def _direct(offline: Offline, calls: list[Call]) -> dict[str, Any]:

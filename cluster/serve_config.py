@@ -13,6 +13,7 @@ from typing import Any
 
 from cluster.commands import environment, run_directory
 from genrec.config import Settings
+from serve.tuning import SERVE_ENVIRONMENT
 
 APPLICATION = "genrec"
 SERVED_SECTIONS = ("run", "serve", "content")
@@ -40,7 +41,7 @@ def serve_config(settings: Settings) -> dict[str, Any]:
                 "name": APPLICATION,
                 "route_prefix": "/",
                 "import_path": "serve.app:application",
-                "runtime_env": {"env_vars": environment(settings)},
+                "runtime_env": {"env_vars": {**SERVE_ENVIRONMENT, **environment(settings)}},
                 "args": {
                     "bundle": posixpath.join(directory, settings.run.name, "bundle"),
                     "overrides": [f"{section}={json.dumps(tree[section])}" for section in SERVED_SECTIONS],

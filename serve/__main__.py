@@ -40,6 +40,7 @@ from serve.process import (
     running,
 )
 from serve.rollout import DEFAULT_CATALOG, ROLLOUT_FILE, Rollout, Rollouts
+from serve.tuning import tune
 
 DETACHED_LOG = "serve.log"
 STEPS = ("swap", "promote", "rollback", "rollout")
@@ -129,6 +130,7 @@ def _swap(settings: Settings, options: argparse.Namespace, rollouts: Rollouts) -
 
 
 def _foreground(settings: Settings, bundle: str, console: Console) -> int:
+    tune()
     from serve.runtime import service  # Ray is imported here alone, so that `stop` answers at once
 
     ended = threading.Event()

@@ -9,10 +9,11 @@ The page at / and its files come before the check of keys, all else after it.
 """
 
 import asyncio
+import functools
 import json
 import re
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Annotated, Any
@@ -91,6 +92,7 @@ def create_api(
     journal: Journal,
     keys: Sequence[bytes] = (),
     content: ContentBackend | None = None,
+    room: Callable[[], int] | None = None,
 ) -> FastAPI:
     """The endpoint.
 
@@ -100,6 +102,7 @@ def create_api(
         journal: where feedback goes, and lists before they are sent.
         keys: digests of the keys, one of which every route but health asks for; none: no key is asked for.
         content: instructor, creator, editor and fidelity; None: their routes answer 404.
+        room: lists that may be under way at this moment; None: as if all replicas were there.
     """
     secured: Any = [Security(HTTPBearer(auto_error=False))] if keys else []  # the schema says it; KeyGuard does it
     locked = (401, 429) if keys else (429,)
@@ -112,7 +115,7 @@ def create_api(
     )
     longer = {"/v1/instructions": limits.max_body_bytes + 4 * (limits.max_picture_bytes // 3 + 1)}
     api.add_middleware(BodyGuard, max_bytes=limits.max_body_bytes, longer=longer)
-    api.add_middleware(RoomGuard, room=room_of(limits), paths=LISTS)
+    api.add_middleware(RoomGuard, room=room or functools.partial(room_of, limits), paths=LISTS)
     api.add_middleware(ClientGuard, most=limits.max_ongoing_of_client)
     if keys:
         api.add_middleware(KeyGuard, digests=keys)

@@ -36,11 +36,11 @@ from serve.keys import load_digests
 from serve.logs import join_serve_log
 from serve.made import judge_made
 from serve.process import run_directory
+from serve.ready import ReadyRoom
 from serve.recommender import recommender_class
 from serve.rollout import DEFAULT_CATALOG, ROLLOUT_FILE, Rollouts
 from serve.store import FeedbackStore, store_url
 
-APP_NAME = "genrec"
 ROOM_TO_REFUSE = 16
 """Requests that a replica of the ingress holds beyond those that can be answered or wait: to refuse them, or to say
 that it is healthy. As many may wait in the proxy."""
@@ -80,15 +80,17 @@ class IngressReplica:
         self._newest = None if newest is None else Path(newest)
         self._content = HandleContent(limits, parts) if parts else None
         self._made = ContentSettings() if made is None else made
+        self._room = ReadyRoom(limits)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Called by Serve in the replica: the app is built from the settings, nothing at import."""
-        api = create_api(self._limits, self._backend, self._journal, self._keys, self._content)
+        api = create_api(self._limits, self._backend, self._journal, self._keys, self._content, self._room)
         newest = None if self._newest is None else functools.partial(_resolved, self._newest)
 
         @asynccontextmanager
         async def lifespan(_: FastAPI) -> AsyncIterator[None]:
             beside = [asyncio.ensure_future(self._backend.follow(newest=newest))]
+            beside.append(asyncio.ensure_future(self._room.follow()))
             if self._content is not None:
                 judging = judge_made(self._journal.store, self._content, self._made.library)
                 beside.append(asyncio.ensure_future(judging))
@@ -115,16 +117,19 @@ def build(settings: Settings, bundle: str | Path) -> Application:
     rollouts = folder / ROLLOUT_FILE
     catalogs = {name: bundle_place(path) for name, path in limits.catalogs.items()}
     Rollouts(rollouts).begin({DEFAULT_CATALOG: start, **catalogs})
+    # What waits for the recommender waits in its replicas: Serve's router asks full ones anew after 25, 50, 100 ms ...,
+    # a call each time, and a place that falls free stays so for as long. How much may wait is said at the door.
+    waiting = max(1, limits.max_queued_requests)
     part = PartSettings(
         cpus=limits.cpus_per_replica,
         replicas=limits.replicas,
         max_replicas=limits.max_replicas,
         max_ongoing_requests=limits.max_ongoing_requests,
-        max_queued_requests=limits.max_queued_requests,
+        max_queued_requests=waiting,
     )
     wanted = content_wanted(settings)
     library = str(folder / CONTENT_FOLDER) if wanted else None
-    recommender = _deployment("recommender", recommender_class(limits), part, limits).bind(
+    recommender = _deployment("recommender", recommender_class(limits), part, limits, waiting).bind(
         start, limits, str(rollouts), settings.content, library
     )
     parts = bind_content(settings, start, _deployment) if wanted else {}
@@ -153,8 +158,16 @@ def cpus_needed(settings: Settings) -> float:
     return limits.replicas * limits.cpus_per_replica + sum(part.replicas * part.cpus for part in parts)
 
 
-def _deployment(name: str, replica: Any, part: PartSettings, limits: ServeSettings) -> Any:
-    """A deployment under its settings; replicas follow the load where there is a most."""
+def _deployment(name: str, replica: Any, part: PartSettings, limits: ServeSettings, waiting: int = 0) -> Any:
+    """A deployment under its settings; replicas follow the load where there is a most.
+
+    Args:
+        name: of the deployment.
+        replica: its class.
+        part: its settings.
+        limits: settings.serve.
+        waiting: requests that may wait in a replica, beyond those that it works at.
+    """
     many: dict[str, Any] = {"num_replicas": part.replicas}
     if part.max_replicas is not None:
         scaling = limits.autoscaling
@@ -171,7 +184,7 @@ def _deployment(name: str, replica: Any, part: PartSettings, limits: ServeSettin
         }
     return serve.deployment(
         name=name,
-        max_ongoing_requests=part.max_ongoing_requests,
+        max_ongoing_requests=part.max_ongoing_requests + waiting,
         max_queued_requests=part.max_queued_requests,
         backpressure_config=BackpressureConfig(retry_after_s=RETRY_AFTER_S),
         max_constructor_retry_count=3,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
+from collections.abc import Callable
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -20,9 +21,16 @@ LISTS = frozenset({"/v1/recommendations", "/v1/explanations"})
 """What the recommender answers with its model, and must refuse when too much waits."""
 
 
-def room_of(part: PartSettings | ServeSettings) -> int:
-    """Requests that a deployment has room for (``serve`` itself: lists): what all replicas answer and what may wait."""
-    return (part.max_replicas or part.replicas) * part.max_ongoing_requests + part.max_queued_requests
+def room_of(part: PartSettings | ServeSettings, replicas: int | None = None) -> int:
+    """Requests that a deployment has room for (``serve`` itself: lists): what replicas answer and what may wait.
+
+    Args:
+        part: its settings.
+        replicas: those that are ready; None: all that there may be. The fewest always count: one that
+            died is soon back.
+    """
+    ready = (part.max_replicas or part.replicas) if replicas is None else max(part.replicas, replicas)
+    return ready * part.max_ongoing_requests + part.max_queued_requests
 
 
 class ClientGuard:
@@ -61,11 +69,11 @@ class RoomGuard:
 
     Args:
         app: what it guards.
-        room: requests for lists that may be in flight.
+        room: requests for lists that may be in flight at this moment.
         paths: that share the room.
     """
 
-    def __init__(self, app: ASGIApp, *, room: int, paths: frozenset[str]) -> None:
+    def __init__(self, app: ASGIApp, *, room: Callable[[], int], paths: frozenset[str]) -> None:
         self.app = app
         self.room, self.paths = room, paths
         self._held = 0
@@ -75,7 +83,7 @@ class RoomGuard:
         if scope["type"] != "http" or scope["path"] not in self.paths:
             await self.app(scope, receive, send)
             return
-        if self._held >= self.room:
+        if self._held >= self.room():
             await overloaded().response()(scope, receive, send)
             return
         self._held += 1

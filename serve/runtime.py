@@ -24,11 +24,12 @@ from ray.serve.schema import LoggingConfig
 
 from genrec.bundle import bundle_place, load_bundle
 from genrec.config import Settings
-from serve.app import APP_NAME, ROOM_TO_REFUSE, build, cpus_needed, room_of_all
+from serve.app import ROOM_TO_REFUSE, build, cpus_needed, room_of_all
 from serve.clients import room_of
 from serve.haproxy import Front, haproxy_binary, in_front
 from serve.keys import load_digests
 from serve.process import READY_TIMEOUT_S, Running, ServiceError, healthy
+from serve.ready import APP_NAME, ReadyRoom
 from serve.store import FeedbackStore, store_url
 
 logger = logging.getLogger(__name__)
@@ -73,7 +74,8 @@ def service(settings: Settings, bundle: str | Path) -> Iterator[Running]:
         )
         _deploy(settings, bundle)
         if haproxy is not None:
-            stack.enter_context(in_front(haproxy, _front(settings, port, serve_port, timeout_s + _OUTER_TIMEOUT_S)))
+            front = _front(settings, port, serve_port, timeout_s + _OUTER_TIMEOUT_S)
+            stack.enter_context(in_front(haproxy, front, ReadyRoom(settings.serve).look))
         near = LOOPBACK if settings.serve.host in {"0.0.0.0", "::"} else settings.serve.host  # noqa: S104
         url = f"http://{near}:{port}"
         _await_ready(url)
@@ -93,9 +95,8 @@ def _haproxy(settings: Settings) -> str | None:
 
 def _front(settings: Settings, port: int, serve_port: int, timeout_s: float) -> Front:
     limits = settings.serve
-    lists = room_of(limits)
-    rest = room_of_all(settings) - lists + ROOM_TO_REFUSE
-    return Front(limits.host, port, serve_port, lists, rest, timeout_s, limits.drain_s)
+    rest = room_of_all(settings) - room_of(limits) + ROOM_TO_REFUSE
+    return Front(limits.host, port, serve_port, room_of(limits, limits.replicas), rest, timeout_s, limits.drain_s)
 
 
 def _start_ray(settings: Settings) -> str | None:

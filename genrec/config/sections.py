@@ -464,7 +464,7 @@ class ServeSettings(Section):
     replicas: PositiveInt = Field(1, description="of the recommender, the fewest")
     max_replicas: PositiveInt | None = Field(None, description="of the recommender, by load; none: no autoscaling")
     max_ongoing_requests: PositiveInt = Field(64, description="of a replica of the recommender")
-    max_queued_requests: PositiveInt = Field(64, description="before the recommender; further ones get 503")
+    max_queued_requests: NonNegativeInt = Field(64, description="for the recommender; further ones get 503")
     request_timeout_s: PositiveFloat = Field(30.0, description="of a list; then its work is cancelled")
     instruction_timeout_s: PositiveFloat = Field(180.0, description="of an instruction, which may create a picture")
     drain_s: PositiveFloat = Field(20.0, description="longest wait for requests in flight when a replica ends")

