@@ -12,7 +12,6 @@ import logging
 from ray import serve
 from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
-from ray.serve.schema import ReplicaState
 
 from genrec.config import ServeSettings
 from serve.clients import room_of
@@ -48,7 +47,8 @@ class ReadyRoom:
         if self.moves:
             try:
                 application = serve.status().applications[APP_NAME]
-                self._ready = application.deployments["recommender"].replica_states.get(ReplicaState.RUNNING, 0)
+                states = application.deployments["recommender"].replica_states
+                self._ready = sum(count for state, count in states.items() if state.name == "RUNNING")
             except (RayError, RayServeException, KeyError) as error:
                 logger.warning("the room for lists stays as it is: %r", error)
         return self()
