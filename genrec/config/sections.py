@@ -183,6 +183,11 @@ class ModelSettings(Section):
     relative_buckets: PositiveInt = 32
     relative_max_distance: PositiveInt = 128
     tie_embeddings: bool = Field(True, description="logits by the code embeddings, scaled as T5 does; false: own head")
+    code_embeddings: Literal["random", "centroids"] = Field(
+        "random",
+        description="what code embeddings begin as; centroids: the mean of a code's items in the space that was "
+        "quantized, level by level",
+    )
     encoder_attention: Literal["bidirectional", "causal"] = Field(
         "bidirectional", description="causal: an item attends to earlier items only; all prefixes train in one pass"
     )

@@ -29,6 +29,7 @@ class Host(nn.Module):
         super().__init__()
         self.settings = settings
         self._sid_table = sid_table
+        self.embedding_std = embedding_std
         self._embedding = nn.Embedding(sid_table.vocab_size, settings.d_model)
         nn.init.normal_(self._embedding.weight, std=embedding_std)
         tokens_NL = torch.from_numpy(sid_table.tokens_NL)
@@ -54,6 +55,16 @@ class Host(nn.Module):
     def longest(self) -> int:
         """Most codes that it ever writes for an item."""
         return self._sid_table.n_levels
+
+    @torch.no_grad()
+    def begin_at(self, vectors_VD: Tensor) -> None:
+        """Let code embeddings begin at given vectors instead of a random draw.
+
+        Args:
+            vectors_VD: float [V, D] of unit variance, brought to that of the draw; NaN leaves what was drawn.
+        """
+        weight = self._embedding.weight
+        weight.copy_(torch.where(vectors_VD.isnan(), weight, vectors_VD * self.embedding_std))
 
     def tokens(self, items: Tensor) -> Tensor:
         """Token ids [..., L] of items [...]; PAD_ITEM gives PAD_TOKEN."""

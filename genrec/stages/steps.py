@@ -10,15 +10,13 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from genrec.stages.stage import Context, Outcome, nested
-from genrec.stages.training import EMBEDDINGS, WEIGHTS, build_sasrec
+from genrec.stages.training import COLLABORATIVE, EMBEDDINGS, WEIGHTS, build_sasrec
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
     from genrec.tokenizer.sid_table import SidTable
-
-COLLABORATIVE = "collaborative.safetensors"
 
 
 def prepare(context: Context) -> Outcome:

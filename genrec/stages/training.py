@@ -7,10 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from genrec.config import Settings, TrainingSettings
+from genrec.config import Settings, TokenizerSettings, TrainingSettings
+from genrec.config.sections import FIRST_TABLE
 from genrec.stages.stage import Context, Outcome
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor
 
     from genrec.data.interactions import Interactions
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
 WEIGHTS = "weights.safetensors"
 PLUGIN_WEIGHTS = "plugin.safetensors"
 EMBEDDINGS = "embeddings.safetensors"
+COLLABORATIVE = "collaborative.safetensors"
 KEPT = ("metrics.jsonl", "workers.jsonl", "tensorboard", "mlflow_run.txt")
 """What of a run's directory goes into the artifact beside the best weights; checkpoints do not."""
 
@@ -50,7 +54,13 @@ class HostFactory:
 
         settings = self.settings
         torch.manual_seed(settings.run.seed)
-        host = build_backbone(settings.model, SidTable.load(self.tokenized))
+        table = SidTable.load(self.tokenized)
+        host = build_backbone(settings.model, table)
+        if settings.model.code_embeddings == "centroids":
+            from genrec.tokenizer.centroids import code_centroids
+
+            spaces = load_spaces(self.tokenized, settings.tokenizer)
+            host.begin_at(torch.from_numpy(code_centroids(table, spaces, host.d_model, seed=settings.run.seed)))
         data, causal = load_interactions(self.prepared, training=True), settings.model.encoder_attention == "causal"
         common = (data, settings.training, settings.evaluation, settings.run.seed, settings.data.max_history)
         if not settings.plugin.language:
@@ -168,6 +178,18 @@ def train_task(
         "stopped": result.stopped,
     }
     return Outcome(metrics=metrics, sid_version=sid_version)
+
+
+def load_spaces(directory: Path, settings: TokenizerSettings) -> dict[str, NDArray[np.float32]]:
+    """float32 [N, E] by name of a table, what its quantizer read of each item of a tokenize artifact."""
+    from safetensors.numpy import load_file
+
+    from genrec.tokenizer.spaces import item_space
+
+    text_NE, path = load_embeddings(directory).numpy(), directory / COLLABORATIVE
+    vectors_NC = load_file(path)["vectors"] if path.is_file() else None
+    tables = {FIRST_TABLE: settings, **settings.tables}
+    return {name: item_space(table.embeddings, text_NE, vectors_NC) for name, table in tables.items()}
 
 
 def load_embeddings(directory: Path) -> Tensor:
