@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import load_file
 
 from genrec.artifacts import read_manifest
 from genrec.bundle import load_bundle
@@ -18,8 +19,10 @@ from genrec.decoding import generate_ensemble
 from genrec.models import Batch
 from genrec.recommender import Recommender
 from genrec.stages import Pipeline
+from genrec.stages.training import HostFactory
 from genrec.tokenizer.fit import Tokenizer
 from genrec.tokenizer.joint import JointTable
+from genrec.tokenizer.spaces import item_space
 from tests.serving import raw_data
 
 pytestmark = pytest.mark.integration
@@ -59,6 +62,26 @@ def test_the_chain_runs_with_every_host(host: str, tmp_path: Path):
     tokenized = pipeline.ensure("tokenize")
     assert ("sasrec" in read_manifest(tokenized).inputs) == (host in ("letter", "mql4grec"))
     assert Tokenizer.load(tokenized).table.n_items == load_interactions(pipeline.ensure("prepare")).n_items
+
+
+def test_code_embeddings_begin_at_what_each_table_quantized(tmp_path: Path):
+    tree = {**TINY, "run": {"name": "tiny", "directory": str(tmp_path / "runs")}, "plugin": {}}
+    tree["data"] = {**TINY["data"], "path": str(raw_data(tmp_path))}
+    tree["model"] = {**TINY["model"], **HOSTS["mql4grec"]["model"], "code_embeddings": "centroids"}
+    tree["tokenizer"] = {**SMALL_IDS, **HOSTS["mql4grec"]["tokenizer"]}
+    pipeline = Pipeline(Settings.model_validate(tree))
+    tokenized = pipeline.ensure("tokenize")
+    host = HostFactory(pipeline.settings, pipeline.ensure("prepare"), tokenized)().model
+    weights = host.token_embedding.weight.detach().numpy()
+    vectors = load_file(tokenized / "collaborative.safetensors")["vectors"]
+    text = load_file(tokenized / "embeddings.safetensors")["embeddings"]
+    for table, rows in zip(host.sid_table.members, (text, item_space("collaborative", text, vectors)), strict=True):
+        rows, first_N = rows - rows.mean(0), table.tokens_NL[:, 0]
+        tokens = np.unique(first_N)
+        means = np.stack([rows[first_N == token].mean(0) for token in tokens])
+        begun = weights[tokens][:, : min(16, rows.shape[1])]
+        alike = np.corrcoef(np.ravel(begun @ begun.T), np.ravel(means @ means.T))[0, 1]
+        assert alike > 0.99, table.name
 
 
 def test_published_codes_of_two_tables_are_bundled_and_recommended_from(tmp_path: Path):
