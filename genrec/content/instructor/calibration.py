@@ -1,13 +1,14 @@
 """Calibration on instructions written by hand: how far the heads are to be believed, and how much a catalog satisfies.
 
 Templates are easier than people, so probabilities that are honest on held-out templates are too bold on people's
-words; and how often a wish is satisfied differs from the share drawn for training. Three numbers mend both: a
-temperature of the intents, and a scale and a shift of sufficiency, those of least negative log-likelihood of the
-right action. For scale and shift, wishes that are met and wishes that are not weigh alike: how often people ask
-for what is not there differs from catalog to catalog, and is not what these sets tell.
+words; and how often a wish is satisfied differs from the share drawn for training. Four numbers mend both: a
+temperature of the intents, a scale and a shift of sufficiency, and how much sufficiency tells of the intent; those of
+least negative log-likelihood of the right action. How often people ask for what is not there differs from catalog to
+catalog and is not what these sets tell, so all but the temperature are fitted half-way between these sets' share of
+unmet wishes and as many unmet as met ones (the geometric mean of both weights).
 
-The temperature is fitted on the split ``calibration`` alone, whose wordings no template was written after; scale and
-shift on ``dev`` as well.
+The temperature is fitted on the split ``calibration`` alone, whose wordings no template was written after; the others
+on ``dev`` as well.
 """
 
 from __future__ import annotations
@@ -24,9 +25,9 @@ from genrec.content.contracts import Action, Instruction
 from genrec.content.instructor.catalog_view import CatalogView
 from genrec.content.instructor.evaluate import Case, load_cases
 from genrec.content.instructor.heads import INTENTS, Heads
-from genrec.content.instructor.instructor import EmbeddedInstructor, checked
+from genrec.content.instructor.instructor import EmbeddedInstructor, asks_by_picture, checked
 from genrec.content.instructor.slots import fill_slots
-from genrec.content.instructor.weighing import compose, sigmoid
+from genrec.content.instructor.weighing import compose, informed, sigmoid
 from genrec.encoders.minilm import MiniLMEncoder
 
 LEAST = 1e-4
@@ -52,14 +53,15 @@ class Reading:
     rejection_weight: float
     satisfiable: bool | None = None
 
-    def loss(self, temperature: float, scale: float, shift: float) -> float:
+    def loss(self, temperature: float, scale: float, shift: float, evidence: float = 0.0) -> float:
         """Negative log-likelihood of the expected action."""
         scaled = np.array(self.log_intents) / temperature
         shares = np.exp(scaled - scaled.max())
         shares /= shares.sum()
+        sufficiency = sigmoid(self.sufficiency * scale + shift)
         found = compose(
-            dict(zip(INTENTS, shares.tolist(), strict=True)),
-            sigmoid(self.sufficiency * scale + shift),
+            informed(dict(zip(INTENTS, shares.tolist(), strict=True)), sufficiency, evidence),
+            sufficiency,
             rejected=self.instruction.rejected,
             can_edit=bool(self.instruction.shown) or self.instruction.picture is not None,
             rejection_weight=self.rejection_weight,
@@ -68,20 +70,30 @@ class Reading:
 
 
 def calibrate(heads: Heads, view: CatalogView, encoder: MiniLMEncoder) -> dict[str, float]:
-    """Set temperature, scale and shift of ``heads``; returns them."""
+    """Set temperature, scale, shift and evidence of ``heads``; returns them."""
     own, other = (_read(heads, view, encoder, load_cases(split, view)) for split in ("calibration", "dev"))
     temperature, scale, shift = heads.config.temperature, heads.config.sufficiency_scale, heads.config.sufficiency_shift
     every = [*own, *other]
-    weights = _balanced(every)
+    weights = _weights(every)
+    evidence = 0.0
     for _ in range(3):
-        temperature = min(np.geomspace(0.5, 5.0, 40), key=lambda value: _mean(own, value, scale, shift))
+        temperature = min(np.geomspace(0.5, 5.0, 40), key=lambda value: _mean(own, value, scale, shift, evidence))
         scale, shift = min(
-            ((a, b) for a in np.geomspace(0.2, 2.0, 16) for b in np.linspace(-1.0, 2.0, 25)),
-            key=lambda pair: _mean(every, temperature, *pair, weights=weights),
+            ((a, b) for a in np.geomspace(0.2, 2.0, 16) for b in np.linspace(-1.0, 3.0, 33)),
+            key=lambda pair: _mean(every, temperature, *pair, evidence, weights=weights),
         )
-    temperature, scale, shift = (round(float(value), 4) for value in (temperature, scale, shift))
-    heads.config = replace(heads.config, temperature=temperature, sufficiency_scale=scale, sufficiency_shift=shift)
-    return {"temperature": temperature, "sufficiency_scale": scale, "sufficiency_shift": shift}
+        evidence = min(
+            np.linspace(0.0, 1.0, 11), key=lambda value: _mean(every, temperature, scale, shift, value, weights=weights)
+        )
+    fitted = {
+        "temperature": temperature,
+        "sufficiency_scale": scale,
+        "sufficiency_shift": shift,
+        "evidence": evidence,
+    }
+    fitted = {name: round(float(value), 4) for name, value in fitted.items()}
+    heads.config = replace(heads.config, **fitted)
+    return fitted
 
 
 def _mean(
@@ -89,19 +101,19 @@ def _mean(
     temperature: float,
     scale: float,
     shift: float,
+    evidence: float,
     *,
     weights: NDArray[np.float64] | None = None,
 ) -> float:
-    return float(np.average([case.loss(temperature, scale, shift) for case in cases], weights=weights))
+    return float(np.average([case.loss(temperature, scale, shift, evidence) for case in cases], weights=weights))
 
 
-def _balanced(cases: Sequence[Reading]) -> NDArray[np.float64]:
-    """A weight for each case: met and unmet wishes sum to the same."""
+def _weights(cases: Sequence[Reading]) -> NDArray[np.float64]:
+    """A weight for each case: half-way from 1 to those with which met and unmet wishes sum to the same."""
     counts = Counter(case.satisfiable for case in cases)
     wishes = counts[True] + counts[False]
-    return np.array(
-        [1.0 if case.satisfiable is None else wishes / 2 / counts[case.satisfiable] for case in cases], np.float64
-    )
+    balanced = [1.0 if case.satisfiable is None else wishes / 2 / counts[case.satisfiable] for case in cases]
+    return np.sqrt(np.array(balanced, np.float64))
 
 
 def _read(heads: Heads, view: CatalogView, encoder: MiniLMEncoder, cases: Sequence[Case]) -> list[Reading]:
@@ -114,7 +126,10 @@ def _read(heads: Heads, view: CatalogView, encoder: MiniLMEncoder, cases: Sequen
         if not instruction.text:
             continue
         understood = instructor.understand(instruction, view)
-        found = instructor.search(instruction, view, fill_slots(instruction, view, understood))
+        slots = fill_slots(instruction, view, understood)
+        if asks_by_picture(instruction, slots):
+            continue
+        found = instructor.search(instruction, view, slots)
         raw = instructor.sufficiency_logit(found)
         logs = tuple(math.log(max(understood.intents[name], 1e-9)) for name in INTENTS)
         readings.append(

@@ -13,9 +13,11 @@ from rich.table import Table
 
 from genrec.config import Settings
 from genrec.content.contracts import ACTIONS, Action
-from genrec.errors import DataError
+from genrec.errors import DataError, SettingsError
 
 RETRIEVE: Action = "retrieve"
+LEAST = {"instructions": 100, "wishes": 100, "epochs": 1, "members": 1}
+"""Sizes of a training that the command takes, and the least of each; fewer would leave nothing to hold out."""
 
 
 def run(options: argparse.Namespace, settings: Settings, console: Console) -> None:
@@ -23,10 +25,15 @@ def run(options: argparse.Namespace, settings: Settings, console: Console) -> No
 
     Args:
         options: ``corpus``: directory with amazon-beauty and amazon-scientific, to train on their titles too;
-            ``out``: where the heads go (default: the shipped ones'); ``seed``.
+            ``out``: where the heads go (default: the shipped ones'); ``instructions``, ``wishes``, ``epochs``,
+            ``members`` and ``seed``: other than the plan's.
         settings: section content.instructor.
         console: tells what was measured on held-out templates.
     """
+    given = {name: value for name in (*LEAST, "seed") if (value := getattr(options, name)) is not None}
+    for name, least in LEAST.items():
+        if given.get(name, least) < least:
+            raise SettingsError(f"--{name} {given[name]}: give at least {least}")
     from genrec.content.instructor.catalogs import movies, products
     from genrec.content.instructor.instructor import weights_directory
     from genrec.content.instructor.train import TrainingPlan, train
@@ -38,7 +45,7 @@ def run(options: argparse.Namespace, settings: Settings, console: Console) -> No
             raise DataError(f"--corpus {options.corpus}: neither amazon-beauty nor amazon-scientific is in it")
         catalogs += [products(path) for path in found]
     out = options.out or weights_directory(settings.content.instructor)
-    plan = TrainingPlan(seed=options.seed or 0)
+    plan = TrainingPlan(**given)
     measured = train(catalogs, plan, Path(out))
     table = Table("on held-out templates", "value")
     for name, value in measured.items():

@@ -25,7 +25,7 @@ from genrec.content.instructor.wishes import CARRIED, WishMaker
 SLOTS = {"T": "target", "S": "style", "M": "medium", "C": "constraint", "N": "negative"}
 SHARES = {"seek": 0.30, "make": 0.23, "change": 0.25, "vague": 0.10, "dialogue": 0.12}
 """What the training instructions are made of."""
-HAND_SHARE = 0.55
+HAND_SHARE = 0.65
 """Of the texts of a list, the share drawn from sentences.txt where that has some for it."""
 _LITERAL = re.compile(r"\[([TSMCN]):([^\]]*)\]")
 _SWAPS = {
@@ -45,7 +45,7 @@ _SWAPS = {
 _CHOICE = re.compile(r"\(([^()]*)\)")
 _NAME = re.compile(r"<(?:([TSMCN]):)?([a-z_]+)>")
 _CHANGES = ("restyle", "recolour", "add", "remove", "crop", "replace", "adjust", "rewrite", "animate")
-_REFINE_OPERATION = {"S": "restyle", "N": "remove", "TC": "recolour", "C": "adjust", "T": "add"}
+_REFINE_OPERATION = {"S": "restyle", "N": "remove", "CT": "recolour", "C": "adjust", "T": "add"}
 _COLOURED = "<C:colour>"
 Piece = tuple[str, str | None]
 Span = tuple[int, int, str]
@@ -367,8 +367,8 @@ class InstructionMaker:
 
     def _refined_edit(self) -> tuple[Said, str]:
         said = self.grammar.say("refine_edit")
-        letters = "".join(dict.fromkeys(slot for slot, _ in _LITERAL.findall(said.template)))
-        letters = letters or "".join(dict.fromkeys(slot for slot, _ in _NAME.findall(said.template)))
+        letters = "".join(sorted({slot for slot, _ in _LITERAL.findall(said.template)}))
+        letters = letters or "".join(sorted({slot for slot, _ in _NAME.findall(said.template) if slot}))
         if _COLOURED in said.template:
-            letters = "TC"
+            letters = "CT"
         return said, _REFINE_OPERATION[letters]

@@ -72,6 +72,7 @@ class HeadsConfig:
         temperature: divides the intent's logits.
         sufficiency_scale: multiplies the logit of sufficiency.
         sufficiency_shift: is added to it then.
+        evidence: what sufficiency says of the intent (genrec.content.instructor.weighing.informed).
         encoder: identity of the MiniLM that the heads were trained on.
     """
 
@@ -83,6 +84,7 @@ class HeadsConfig:
     temperature: float = 1.0
     sufficiency_scale: float = 1.0
     sufficiency_shift: float = 0.0
+    evidence: float = 0.0
     encoder: str = ""
 
 

@@ -24,14 +24,14 @@ from genrec.content.instructor.reading import Reader
 from genrec.content.instructor.slots import fill_slots
 from genrec.content.instructor.trace import reasons
 from genrec.content.instructor.understanding import Understanding, understand
-from genrec.content.instructor.weighing import choose, compose, logit, sigmoid
+from genrec.content.instructor.weighing import choose, compose, informed, logit, sigmoid
 from genrec.encoders.minilm import MiniLMEncoder
 from genrec.errors import GenrecError, SettingsError
 
 MAX_CHARACTERS = 2_000
 MATCHES = 10
 SATISFIES_BY_PICTURE = 0.75
-"""Sufficiency of a bare picture: some item of a catalog is the nearest to any picture."""
+"""Sufficiency of a picture without a target: some item of a catalog is the nearest to any picture."""
 NOT_OF_THOSE_YEARS = 0.02
 
 
@@ -114,9 +114,9 @@ class EmbeddedInstructor:
         """
         asked = slots or fill_slots(instruction, catalog, understood)
         found = self.search(instruction, catalog, asked)
-        sufficiency = self.sufficiency(found)
+        sufficiency = SATISFIES_BY_PICTURE if asks_by_picture(instruction, asked) else self.sufficiency(found)
         probabilities = compose(
-            understood.intents,
+            informed(understood.intents, sufficiency, self.heads.config.evidence),
             sufficiency,
             rejected=instruction.rejected,
             can_edit=bool(instruction.shown) or instruction.picture is not None,
@@ -190,11 +190,16 @@ class EmbeddedInstructor:
         return Decision(
             action=action,
             probabilities=probabilities,
-            slots=Slots(medium="image" if shows else None),
+            slots=Slots(),
             sufficiency=sigmoid(logit(SATISFIES_BY_PICTURE) - weight * rejected),
             question="What are you looking for, or what shall I make?" if action == "clarify" else None,
             trace=tuple(trace),
         )
+
+
+def asks_by_picture(instruction: Instruction, slots: Slots) -> bool:
+    """Whether the words name nothing and the picture is all that a search could go by."""
+    return instruction.picture is not None and slots.target is None
 
 
 def checked(instruction: Instruction, catalog: CatalogView) -> Instruction:

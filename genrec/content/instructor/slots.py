@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 
 from genrec.content.contracts import Instruction, Medium, Slots
 from genrec.content.instructor.catalog_view import CatalogView, plain_title
-from genrec.content.instructor.lexicon import STYLED
+from genrec.content.instructor.lexicon import SOFT, STYLED
 from genrec.content.instructor.spans import Spans, medium_in, medium_of, trimmed
 from genrec.content.instructor.understanding import Understanding
 from genrec.content.instructor.words import content_words, fold, words
@@ -21,41 +22,42 @@ HOLDS = 0.5
 def fill_slots(instruction: Instruction, catalog: CatalogView, understood: Understanding) -> Slots:
     """What the instruction asks for, as far as it says so."""
     spans = understood.spans
-    held = understood.earlier if understood.continues >= HOLDS else ()
-    changes = understood.intents["change"] > max(understood.intents["seek"], understood.intents["make"])
     reference = understood.reference
-    makes = understood.intents["make"] > max(understood.intents["seek"], understood.intents["change"])
+    intent = max(understood.intents, key=lambda name: understood.intents[name])
+    seeks, makes, changes = (intent == name for name in ("seek", "make", "change"))
+    held = understood.earlier if understood.continues >= HOLDS else ()
+    # A change that says what to change changes no more than that; "the third one too" repeats the turn before.
+    repeated = () if changes and (spans.style or spans.target or spans.constraint or spans.negative) else held
     source = None if makes else _source(instruction, understood, held=bool(held), changes=changes)
     target = _longest(spans.target)
-    seeks = understood.intents["seek"] > max(understood.intents["make"], understood.intents["change"])
     if seeks and source is not None and reference.kind in ("place", "title"):
         target = plain_title(catalog.titles[source])
-    if seeks and target is None:
+    if seeks and (target is None or _kind_said_beside(target, spans, catalog)):
         target, spans = _instead_of_target(spans)
     if seeks and reference.kind in ("none", "this"):
         target = _title_said(instruction.text, target, catalog)
     if target and changes and reference.kind == "title":
-        target = _without(target, reference.words)
+        target = _without(target, reference.words) or None
     if target and reference.kind != "none" and _only_points(target, reference.words, source, catalog, changes):
         target = None
     if target is None and not changes:
         target = next((found for found in (_longest(each.target) for each in held) if found), None)
     if target is None and source is not None and understood.intents["seek"] > 0.5:
         target = plain_title(catalog.titles[source])
-    style = next((each.style[-1] for each in (spans, *held) if each.style), None)
+    style = None if seeks else next((each.style[-1] for each in (spans, *repeated) if each.style), None)
     if makes and target and style is None:
         style, target = _leading_style(target)
-    operation = None if seeks or makes else understood.operation
-    mediums = [] if operation else [medium_of(each.medium) for each in (spans, *held)]
-    medium = next(filter(None, mediums), None)
-    if makes and medium is None:
-        medium = medium_in(instruction.text, [*filter(None, [target, style]), *spans.negative, *spans.constraint])
-    if operation == "animate" or (operation == "rewrite" and medium_of(spans.medium) == "card"):
-        medium = _MEDIUM_OF[operation]
-    if operation is None and not (seeks or makes) and (spans.style or spans.negative or spans.constraint):
+    described = bool(spans.style or spans.negative or spans.constraint)
+    operation = understood.operation if changes or (intent == "vague" and (described or spans.target)) else None
+    if makes:
+        beside = [*filter(None, [target, style]), *spans.negative, *spans.constraint]
+        medium = _medium_to_make(instruction, (spans, *held), beside)
+    else:
+        medium = _medium_of_change(operation, spans)
+    if operation is None and not (seeks or makes) and described:
         operation = understood.likeliest
-    constraints = dict.fromkeys((*spans.constraint, *(value for each in held for value in each.constraint)))
-    negatives = dict.fromkeys((*spans.negative, *(value for each in held for value in each.negative)))
+    constraints = dict.fromkeys(value for each in (spans, *repeated) for value in each.constraint)
+    negatives = dict.fromkeys(value for each in (spans, *repeated) for value in each.negative)
     told = tuple(value for value in negatives if set(words(value)) - _EMPTY)
     return Slots(
         target=target,
@@ -66,6 +68,27 @@ def fill_slots(instruction: Instruction, catalog: CatalogView, understood: Under
         constraints=tuple(constraints),
         negatives=told,
     )
+
+
+def _medium_to_make(instruction: Instruction, spans: Sequence[Spans], beside: Sequence[str]) -> Medium | None:
+    """The medium that words tagged or before "of" name; a picture for a picture says nothing of it."""
+    tagged = next(filter(None, (medium_of(each.medium) for each in spans)), None)
+    medium = tagged or medium_in(instruction.text, beside)
+    return None if instruction.picture is not None and medium == "image" else medium
+
+
+def _medium_of_change(operation: str | None, spans: Spans) -> Medium | None:
+    """What is animated becomes a video; the words of a card stay a card's."""
+    if operation == "animate" or (operation == "rewrite" and medium_of(spans.medium) == "card"):
+        return _MEDIUM_OF[operation]
+    return None
+
+
+def _kind_said_beside(target: str, spans: Spans, catalog: CatalogView) -> bool:
+    """Whether what was taken for a style is a kind of thing that the catalog has, and the target is none."""
+    beside = " ".join(spans.style)
+    kinds = [any(word in catalog.aliases for word in content_words(text)) for text in (beside, target)]
+    return kinds == [True, False] and catalog.named(target) is None
 
 
 def _instead_of_target(spans: Spans) -> tuple[str | None, Spans]:
@@ -100,9 +123,12 @@ def _title_said(text: str, target: str | None, catalog: CatalogView) -> str | No
     if item is None:
         return target
     title = plain_title(catalog.titles[item])
+    if target and set(words(title)) <= set(words(target)):
+        beyond = [word for word in content_words(target) if word not in words(title) and word not in SOFT]
+        return target if beyond else title
     if target and (catalog.named(target) is not None or len(content_words(title)) < 2):
         return target  # a word or two that happen to be a title as well
-    return target if target and set(words(title)) <= set(words(target)) else title
+    return title
 
 
 def _longest(values: tuple[str, ...]) -> str | None:

@@ -22,17 +22,17 @@ MEDIUM_WORDS: tuple[tuple[Medium, str], ...] = (
     (
         "image",
         r"picture|image|drawing|illustration|painting|photo|pic|poster|icon|sticker|portrait|sketch|artwork|graphic|"
-        r"rendering|render|wallpaper|cover|logo|art|banner|thumbnail|doodle|artwork|postcard|print",
+        r"rendering|render|wallpaper|cover|logo|art|banner|thumbnail|doodle|postcard",
     ),
 )
 _EDGE_WORDS = {
     "target": (
         r"^(?:of|for|me|us|to)\s+|"
-        r"\s+(?:please|pls|thanks|a|an|the|in|on|of|for|with|that|are|is|to|at|and|or|by|from)$"
+        r"\s+(?:please|pls|thanks|thx|a|an|the|in|on|of|for|with|that|are|is|to|at|and|or|by|from|tonight|tonite)$"
     ),
     "style": r"^(?:in|as|like|the style of|style of|a|an|the|of)\s+|\s+(?:style|look|version|vibe|feel|effect|filter)$",
     "medium": r"^(?:a|an|the|some)\s+",
-    "constraint": r"^(?:and|but)\s+|\s+(?:and|but|please|pls)$",
+    "constraint": r"^(?:and|but|so|to)\s+|\s+(?:and|but|please|pls|though|if possible)$",
     "negative": r"^(?:no|not|without|any|a|an|the|but|except)\s+(?=\S)",
 }
 _JOINS = r",? |,? and | & | \\+ "

@@ -58,6 +58,7 @@ class TrainingPlan:
     epochs: int = 5
     batch: int = 64
     learning_rate: float = 1.5e-3
+    members: int = 3
     seed: int = 0
     most_items: int = 2_500
 
@@ -90,9 +91,10 @@ def train(
     torch.manual_seed(plan.seed)
     encoder = encoder or MiniLMEncoder()
     reader = Reader(encoder)
-    views = [_view(items, plan, encoder) for items in catalogs]
+    full = CatalogView.build(catalogs[0].titles, catalogs[0].texts, encoder)
+    views = [_view(items, plan, encoder, full if items is catalogs[0] else None) for items in catalogs]
     logger.info("catalogs embedded: %.0f s", time.monotonic() - began)
-    heads = Heads(HeadsConfig(encoder=encoder.identity))
+    heads = Heads(HeadsConfig(encoder=encoder.identity, members=plan.members))
     shares = _shares(len(views))
     examples: list[Example] = []
     for number, (view, share) in enumerate(zip(views, shares, strict=True)):
@@ -102,7 +104,7 @@ def train(
     measured = fit_instruction_heads(heads, labelled, plan)
     logger.info("instruction heads: %s, %.0f s", measured, time.monotonic() - began)
     measured |= _fit_sufficiency(heads, views, plan, encoder)
-    calibration = calibrate(heads, CatalogView.build(catalogs[0].titles, catalogs[0].texts, encoder), encoder)
+    calibration = calibrate(heads, full, encoder)
     measured["seconds"] = round(time.monotonic() - began, 1)
     facts = {
         "plan": vars(plan),
@@ -115,10 +117,12 @@ def train(
     return measured
 
 
-def _view(items: Items, plan: TrainingPlan, encoder: MiniLMEncoder) -> CatalogView:
-    kept = np.arange(len(items.titles))
-    if len(kept) > plan.most_items:
-        kept = np.sort(np.random.default_rng(plan.seed).choice(kept, plan.most_items, replace=False))
+def _view(items: Items, plan: TrainingPlan, encoder: MiniLMEncoder, full: CatalogView | None) -> CatalogView:
+    """What is drawn over: at most ``plan.most_items`` items; ``full`` where all are embedded already."""
+    count = len(items.titles)
+    if count <= plan.most_items:
+        return full or CatalogView.build(items.titles, items.texts, encoder)
+    kept = np.sort(np.random.default_rng(plan.seed).choice(count, plan.most_items, replace=False))
     return CatalogView.build([items.titles[i] for i in kept], [items.texts[i] for i in kept], encoder)
 
 

@@ -5,8 +5,10 @@ retrieved, one that it does not satisfy is made. With intents ``p`` and sufficie
 
     retrieve = p(seek) s      create = p(make) + p(seek) (1 - s)      edit = p(change)      clarify = p(vague)
 
-Items rejected in a row are evidence against ``s``; what that moves goes to create, and partly to edit where there is
-something to edit. The action taken is the one of least expected cost: its cost times the probability that it is wrong.
+Before that the catalog has its say on the intent (:func:`informed`): words that it satisfies were sought rather than
+given as something to be made. Items rejected in a row are evidence against ``s``; what that moves goes to create, and
+partly to edit where there is something to edit. The action taken is the one of least expected cost: its cost times the
+probability that it is wrong.
 """
 
 from __future__ import annotations
@@ -17,6 +19,8 @@ from collections.abc import Mapping
 from genrec.config import InstructorSettings
 from genrec.content.contracts import ACTIONS, Action
 
+MOST_EVIDENCE = 3.0
+"""Log-odds of sufficiency beyond which the catalog tells no more of what was meant."""
 EDIT_SHARE = 0.25
 """Of what rejections move, the share that goes to edit where items are shown."""
 
@@ -30,6 +34,22 @@ def logit(probability: float) -> float:
     """Its inverse, clipped away from certainty."""
     clipped = min(max(probability, 1e-6), 1 - 1e-6)
     return math.log(clipped / (1 - clipped))
+
+
+def informed(intents: Mapping[str, float], sufficiency: float, evidence: float) -> dict[str, float]:
+    """Intents after a look into the catalog.
+
+    Args:
+        intents: of seek, change, make, vague.
+        sufficiency: that the catalog satisfies the wish.
+        evidence: what each unit of its log-odds adds to the log-odds of seeking against making. What is not there
+            may be sought all the same, so only odds above even count.
+    """
+    both = intents["seek"] + intents["make"]
+    gained = math.exp(evidence * min(max(logit(sufficiency), 0.0), MOST_EVIDENCE))
+    weighed = intents["seek"] * gained + intents["make"]
+    seek = both * intents["seek"] * gained / weighed if weighed else 0.0
+    return {**intents, "seek": seek, "make": both - seek}
 
 
 def compose(

@@ -52,24 +52,14 @@ _PRAISE = ("good", "great", "decent", "proper", "popular", "famous", "award-winn
 """What is said of a wish without being part of it."""
 _THINGS = ("movie", "film", "flick", "one", "movie", "film", "story")
 _ABOUT = (
-    *("a movie about {}", "{}", "{}", "{}", "a film with {}", "something about {}", "a story of {}"),
-    *(
-        "anything about {}",
-        "a film on {}",
-        "the one with {}",
-        "the one about {}",
-        "something with {}",
-        "films about {}",
-    ),
+    *("{}", "{}", "{}", "{}", "a movie about {}", "a film with {}", "something about {}", "a story of {}"),
+    *("anything about {}", "a film on {}", "something with {}", "films about {}"),
 )
 _RECALLED = (
-    "the one with {}",
-    "that film about {}",
-    "what's that movie with {}",
-    "isn't there one with {}",
-    "I forgot the name, {}",
-    "I remember {}",
+    *("the one with {}", "the one about {}", "that film about {}", "what's that movie with {}"),
+    *("isn't there one with {}", "I forgot the name, {}", "I remember {}"),
 )
+"""How people open what they recall having seen; what nobody filmed is asked for in the words above."""
 CARRIED = "\x1f"
 """Parts what a wish carries along from the words that say the thing: "a film about" from "mozart"."""
 
@@ -151,8 +141,9 @@ class WishMaker:
         chance = rng.random()
         if chance < 0.35:
             return praise + " ".join(filter(None, [label, *said, rng.choice(phrases[last]["many"])]))
-        if chance < 0.55:
-            mood = rng.choice(phrases[last]["mood"])
+        if chance < 0.65:
+            moods = phrases[last]["mood"]
+            mood = " and ".join(rng.sample(moods, 2)) if rng.random() < 0.15 else rng.choice(moods)
             return " and ".join([*said, mood]) if said else mood
         said.append(rng.choice(KINDS_SAID[last]))
         if praise:
@@ -181,7 +172,8 @@ class WishMaker:
         phrase = self.rng.choice(met if self.rng.random() < 0.6 else self.topics["absent"])
         if self.rng.random() < 0.25:
             return self._of_kind(phrase)
-        return self.rng.choice(_ABOUT).format(CARRIED) + phrase
+        opening = self.rng.choice(_RECALLED if self.rng.random() < 0.2 else _ABOUT)
+        return opening.format(CARRIED + phrase)
 
     def _of_kind(self, phrase: str) -> str:
         """A kind of film about something."""
@@ -217,7 +209,7 @@ class WishMaker:
             subjects: things that no catalog holds (a purple elephant on the moon).
         """
         kinds = ["title", "slip", "combination", "topic", "subject", "like", "keyword", "extended"]
-        weights = [28, 6, 18, 26, 7, 4, 5, 6] if self.films else [30, 8, 0, 0, 14, 4, 18, 8]
+        weights = [26, 6, 24, 28, 7, 4, 5, 6] if self.films else [30, 8, 0, 0, 14, 4, 18, 8]
         kind = self.rng.choices(kinds, weights)[0]
         wish: Wish = getattr(self, f"_judged_{kind}")(hidden_N, subjects)
         return wish
@@ -281,13 +273,12 @@ class WishMaker:
             phrase, satisfied = self.rng.choice(self.topics["absent"]), False
         else:
             title, phrases = self.rng.choice(self._told)
-            held = [item for name, items in self._by_title.items() if " ".join(words(title)) in name for item in items]
-            phrase, satisfied = self.rng.choice(phrases), any(not hidden_N[item] for item in held)
+            phrase, satisfied = self.rng.choice(phrases), any(not hidden_N[item] for item in self._told_items(title))
             if not satisfied and self.rng.random() < 0.7:
                 return self._judged_topic(hidden_N, _)
         if self.rng.random() < (0.15 if satisfied else 0.35):
             return Wish(self._of_kind(phrase), (), satisfied, "topic")
-        target = self.rng.choice(["a movie about {}", "{}", "{}", "{}", "a film with {}"]).format(phrase)
+        target = self.rng.choice(_ABOUT).format(phrase)
         # Who recalls a film has seen it somewhere; what nobody ever filmed is asked for, not recalled.
         recalled = self.rng.random() < (0.5 if satisfied else 0.2)
         opening = self.rng.choice(_RECALLED if recalled else ["{}"])
@@ -296,6 +287,13 @@ class WishMaker:
     @cached_property
     def _told(self) -> list[tuple[str, list[str]]]:
         return sorted(self.topics["met"].items())
+
+    def _told_items(self, title: str) -> list[int]:
+        """The items of a title of topics.yaml: of that name, or with it in theirs."""
+        told = " ".join(words(title))
+        if told in self._by_title:
+            return self._by_title[told]
+        return [item for name, items in self._by_title.items() if f" {told} " in f" {name} " for item in items]
 
     def _judged_subject(self, _: NDArray[np.bool_], subjects: list[str]) -> Wish:
         return Wish(self.rng.choice(subjects), (), False, "subject")

@@ -45,6 +45,11 @@ don't dont doesn't isn't out up down over again other another only still even ev
 each few go going gonna wanna gotta feel feels feeling mood tonight today evening weekend plus via etc pick
 option options someone somebody people's year years old era decade time happen happens seen catalog catalogue
 list selection collection available shop store offer carry stock
+above across after against along already although among anyway because before behind below beneath beside besides
+beyond cannot couldn't didn't during else except hadn't hasn't haven't hence her his however inside instead into
+itself keep keeps lately lot mine must nearly needs off onto ought ours outside per rather shouldn't since someday
+sort soon still though through throughout till tonite toward towards under unless until unto upon wasn't weren't
+whenever wherever whether while whilst whoever whose within without won't wouldn't yes yet yours
 """
 STOP = frozenset(_STOP_WORDS.split())
 """Function words, and the words that carry a wish without being part of it."""

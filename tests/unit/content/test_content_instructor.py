@@ -14,11 +14,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from genrec.config import InstructorSettings
-from genrec.content.contracts import ACTIONS, Instruction
+from genrec.content.contracts import ACTIONS, Instruction, Slots
 from genrec.content.instructor import CatalogView, InstructionError, Instructor, load_instructor
 from genrec.content.instructor.heads import Heads
+from genrec.content.instructor.instructor import SATISFIES_BY_PICTURE
 from genrec.content.instructor.references import resolve
-from genrec.content.instructor.weighing import choose, compose
+from genrec.content.instructor.weighing import choose, compose, informed
 from genrec.content.instructor.words import content_words, years
 from genrec.encoders.minilm import MiniLMEncoder
 from genrec.errors import ArtifactError, SettingsError
@@ -126,6 +127,17 @@ def test_probabilities_sum_to_one_and_rejections_move_towards_making(intents, su
     assert then["create"] + then["edit"] >= now["create"] + now["edit"] - 1e-12
 
 
+@given(probabilities, st.floats(0, 1), st.floats(0, 1))
+def test_what_the_catalog_satisfies_was_sought_rather_than_to_be_made(intents, sufficiency, evidence):
+    found = informed(intents, sufficiency, evidence)
+    assert sum(found.values()) == pytest.approx(1)
+    assert found["change"] == intents["change"]
+    assert found["vague"] == intents["vague"]
+    assert found["seek"] >= intents["seek"] - 1e-12
+    if evidence == 0 or sufficiency <= 0.5:
+        assert found["seek"] == pytest.approx(intents["seek"])
+
+
 def test_a_dearer_creation_is_chosen_less():
     close = {"retrieve": 0.48, "create": 0.52, "edit": 0.0, "clarify": 0.0}
     equal = InstructorSettings(cost_retrieve=1, cost_create=1)
@@ -196,6 +208,14 @@ def test_slots_are_filled_and_turns_resolved(instructor, view):
     assert "lighthouse" in str(again.slots.target)
 
 
+def test_a_change_carries_only_what_it_leaves_open(instructor, view):
+    turns = ("make the first one look like a comic",)
+    own = instructor.decide(Instruction("now add a ghost", turns=turns, shown=(0, 3, 5)), view).slots
+    assert (own.source_item, own.operation, own.style) == (0, "add", None)
+    titled = instructor.decide(Instruction("make the Fargo poster brighter", shown=(9, 3, 5)), view).slots
+    assert (titled.source_item, titled.target) == (9, None)
+
+
 def test_an_edit_of_nobody_knows_what_is_asked_back(instructor, view):
     decision = instructor.decide(Instruction("make it look like a watercolor", shown=(0, 3, 5)), view)
     assert decision.action == "clarify"
@@ -204,7 +224,11 @@ def test_an_edit_of_nobody_knows_what_is_asked_back(instructor, view):
 
 def test_a_picture_alone_means_more_like_this_and_rejections_move_on(instructor, view):
     picture = Image.new("RGB", (8, 8))
-    assert instructor.decide(Instruction("", picture), view).action == "retrieve"
+    alone = instructor.decide(Instruction("", picture), view)
+    assert alone.action == "retrieve"
+    assert alone.slots == Slots()
+    worded = instructor.decide(Instruction("do you have something like this?", picture), view)
+    assert (worded.action, worded.sufficiency) == ("retrieve", SATISFIES_BY_PICTURE)
     assert instructor.decide(Instruction("", picture, rejected=6), view).action in ("create", "edit")
     assert instructor.decide(Instruction("", shown=(1, 2), rejected=6), view).action in ("create", "edit")
     assert instructor.decide(Instruction("  "), view).action == "clarify"

@@ -103,6 +103,14 @@ def test_wishes_know_whether_a_visible_item_satisfies(view):
     assert all(wish.satisfied for wish in judged if wish.family == "keyword")
 
 
+def test_told_plots_belong_to_films_of_that_name_alone(view):
+    maker = WishMaker(view, random.Random(5))
+    assert [view.titles[item] for item in maker._told_items("M")] == ["M (1931)"]
+    assert [view.titles[item] for item in maker._told_items("Heat")] == ["Heat (1995)"]
+    assert "Terminator, The (1984)" in [view.titles[item] for item in maker._told_items("Terminator")]
+    assert maker._told_items("No Such Film") == []
+
+
 def test_signs_tell_a_wish_that_is_met_from_one_that_is_not(view):
     met = dict(zip(SIGNS, view.search("groundhog day", 5).signs, strict=True))
     unmet = dict(zip(SIGNS, view.search("a walrus knitting socks", 5).signs, strict=True))
@@ -137,6 +145,8 @@ def test_calibration_believes_less_where_the_heads_err_and_more_where_wishes_are
     right, wrong = (Reading(Instruction("x"), action, sure, 0.0, 0.5) for action in ("retrieve", "edit"))
     assert wrong.loss(3.0, 1.0, 0.0) < wrong.loss(1.0, 1.0, 0.0)
     assert right.loss(1.0, 1.0, 2.0) < right.loss(1.0, 1.0, 0.0)
+    torn = Reading(Instruction("x"), "retrieve", tuple(np.log([0.3, 0.01, 0.68, 0.01])), 3.0, 0.5)
+    assert torn.loss(1.0, 1.0, 0.0, 0.5) < torn.loss(1.0, 1.0, 0.0, 0.0)
     shares = right.loss(1.0, 1.0, 0.0)
     assert shares == pytest.approx(-np.log(0.97 * 0.5))
 
