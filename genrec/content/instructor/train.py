@@ -53,8 +53,8 @@ FIRST_SHARE = 0.8
 class TrainingPlan:
     """Sizes of a training."""
 
-    instructions: int = 12_000
-    wishes: int = 7_000
+    instructions: int = 14_000
+    wishes: int = 9_000
     epochs: int = 5
     batch: int = 64
     learning_rate: float = 1.5e-3
