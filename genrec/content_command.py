@@ -19,6 +19,7 @@ from genrec.errors import SettingsError
 TRAINERS = {
     "creator": "genrec.content.creator.command",
     "upscaler": "genrec.content.creator.command",
+    "restyler": "genrec.content.creator.command",
     "encoder": "genrec.content.vision.command",
     "judge": "genrec.content.vision.command",
     "instructor": "genrec.content.instructor.command",
@@ -33,6 +34,7 @@ EVALUATED = {
 }
 ALL = "all"
 NEED_CORPUS = {("train", "creator"), ("train", "encoder"), ("train", "judge"),
+               ("train", "restyler"),
                ("evaluate", "creator"), ("evaluate", "editor"), ("evaluate", ALL)}  # fmt: skip
 
 
@@ -52,7 +54,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     train.add_argument("--packages", type=Path, metavar="DIR", help="npm tarballs (upscaler)")
     train.add_argument("--steps", type=int, metavar="N", help="training steps (default: the recipe's)")
     train.add_argument(
-        "--minutes", type=float, metavar="M", help="train so long instead (creator, upscaler, encoder, judge)"
+        "--minutes", type=float, metavar="M", help="train so long instead (creator, upscaler, restyler, encoder, judge)"
     )
     train.add_argument("--seed", type=int, metavar="N", help="other than the recipe's")
     train.add_argument("--width", type=int, metavar="D", help="width of the creator's network (default: 192)")

@@ -42,7 +42,7 @@ from serve.recommender import Refusal
 logger = logging.getLogger(__name__)
 
 PARTS = ("instructor", "creator", "editor", "fidelity")
-NEEDED_WEIGHTS = ("instructor", "creator", "encoder")
+NEEDED_WEIGHTS = ("instructor", "creator", "restyler", "encoder")
 CONTENT_FOLDER = "content"
 """Below the run's folder: the library of made items, the log of reports, keys."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -173,6 +173,15 @@ class PictureMaker(Protocol):
         self, picture: Image.Image, prompt: str, *, strength: float, seed: int, progress: Progress | None = None
     ) -> Image.Image:
         """``picture`` changed towards ``prompt``; ``strength`` 0 leaves it, 1 keeps nothing of it."""
+        ...
+
+
+@runtime_checkable
+class StyleTranslating(Protocol):
+    """A picture maker that also learnt what drawings of one style look like in another."""
+
+    def translate(self, picture: Image.Image, style: str) -> tuple[Image.Image, str] | None:
+        """``picture`` in ``style`` and the model's name; None if it is not of the kind that was learnt from."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""``content train creator|upscaler`` and ``content create``."""
+"""``content train creator|upscaler|restyler`` and ``content create``."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ from genrec.errors import ArtifactError, SettingsError
 
 
 def run(options: argparse.Namespace, settings: Settings, console: Console) -> None:
-    """Train ``options.part`` (creator or upscaler)."""
+    """Train ``options.part`` (creator, upscaler or restyler)."""
     if options.out is None:
         raise SettingsError(f"content train {options.part}: --out is missing; say where the weights go")
-    (_train_upscaler if options.part == "upscaler" else _train_creator)(options, settings, console)
+    trains = {"creator": _train_creator, "upscaler": _train_upscaler, "restyler": _train_restyler}
+    trains[options.part](options, settings, console)
 
 
 def _train_creator(options: argparse.Namespace, settings: Settings, console: Console) -> None:
@@ -63,6 +64,20 @@ def _train_upscaler(options: argparse.Namespace, settings: Settings, console: Co
             progress=lambda share: bar.update(task, completed=share),
         )
     console.print(str(path))
+
+
+def _train_restyler(options: argparse.Namespace, settings: Settings, console: Console) -> None:
+    from genrec.content.creator.train_restyler import RestylerTraining, train_restyler
+
+    recipe = RestylerTraining(steps=options.steps, seed=options.seed or 0)
+    if options.minutes is not None or options.steps is not None:
+        recipe = replace(recipe, minutes=options.minutes)
+    with Bar(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("training", total=1.0)
+        found = train_restyler(
+            options.corpus, options.out, recipe, progress=lambda share, _: bar.update(task, completed=share)
+        )
+    console.print(f"{options.out}: " + ", ".join(f"{name} {value:g}" for name, value in found.items()))
 
 
 def create(options: argparse.Namespace, settings: Settings, console: Console) -> None:

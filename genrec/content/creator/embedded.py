@@ -22,6 +22,8 @@ from genrec.content.contracts import FloatArray, Progress
 from genrec.content.creator.latents import to_pictures, to_tensor
 from genrec.content.creator.network import Conditions
 from genrec.content.creator.train import CONFIG, WEIGHTS, load_weights
+from genrec.content.creator.translation import SHIPPED as RESTYLER
+from genrec.content.creator.translation import is_drawing, load_style_translator
 from genrec.content.creator.upscale import UPSCALER, load_upscaler
 from genrec.content.creator.words import WordEncoder, Words, parse, style_index
 from genrec.content.limits import checked_count, checked_prompt, checked_strength
@@ -36,6 +38,7 @@ class EmbeddedMaker:
 
     Args:
         directory: weights; None: the shipped ones.
+        restyler: weights of the style translator; None: the shipped ones.
         steps: denoising steps.
         guidance: how strongly the words steer; 1 leaves the network's own answer.
         taste_guidance: how strongly a taste steers.
@@ -43,12 +46,14 @@ class EmbeddedMaker:
 
     Raises:
         SettingsError: the directory lacks weights.
+        ArtifactError: the translator's are missing or altered.
     """
 
     def __init__(
         self,
         directory: Path | None = None,
         *,
+        restyler: Path | None = None,
         steps: int = 30,
         guidance: float = 3.0,
         taste_guidance: float = 4.0,
@@ -64,6 +69,7 @@ class EmbeddedMaker:
         self._network, self._latents, config = load_weights(folder)
         self._upscaler = load_upscaler(folder / UPSCALER)
         self._words = WordEncoder()
+        self._translator = load_style_translator(restyler or RESTYLER)
         self.name = f"genrec-creator-{config['training']['step']}"
         self.steps, self.guidance, self.taste_guidance, self.size = steps, guidance, taste_guidance, size
 
@@ -116,6 +122,21 @@ class EmbeddedMaker:
         source = self._latents.encode(to_tensor([picture], self._latents.size))
         made = self.small([prompt], 1, seed, taste=taste, progress=progress, source_BPC=source, begin=strength)
         return self._enlarged(made)[0]
+
+    def translate(self, picture: Image.Image, style: str) -> tuple[Image.Image, str] | None:
+        """``picture`` as it would be drawn in ``style``, and the name of the model that drew it.
+
+        Args:
+            picture: RGB, any size.
+            style: one of the corpus's.
+
+        Returns:
+            None if the picture is not of the kind that was learnt from: one thing on white.
+        """
+        if not is_drawing(picture):
+            return None
+        made = self._translator.small(picture, style)
+        return self._enlarged(made)[0], f"genrec-restyler-{self._translator.version}"
 
     @torch.inference_mode()
     def small(

@@ -202,10 +202,13 @@ class Editor:
         subject = slots.target or title or text
         prompt = f"{subject}, {style} style" if style else text
         restyler = Restyler(self.maker, self.encoder, strengths=self.settings.strengths, floor=self.settings.floor)
-        chosen = restyler.restyle(still, prompt, style=style, seed=seed, progress=progress)
+        alone = slots.operation == "restyle" or (slots.operation is None and not slots.target)
+        chosen = restyler.restyle(still, prompt, style=style, style_alone=alone, seed=seed, progress=progress)
         details: dict[str, str | float] = {"strength": chosen.strength, "match": chosen.match}
         label = f"{style} style" if style else text
-        return self._edited(item, still, chosen.picture, label, source, self.maker.name, seed, details, prompt=prompt)
+        return self._edited(
+            item, still, chosen.picture, label, source, chosen.model or self.maker.name, seed, details, prompt=prompt
+        )
 
     def card(self, item: int, reasons: Sequence[str] = ()) -> Draft:
         """A card of the item: title, reasons, and its picture where it has one."""

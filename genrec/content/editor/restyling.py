@@ -4,6 +4,9 @@ An image-to-image model has one dial, its strength. Too little changes nothing, 
 each step of a ladder of strengths is tried; an edit counts only while its content stays like the source (cosine in
 the encoder's space above a floor), and of those that count the one that matches the wish best is taken. If none
 counts, the editor says so instead of showing something that is no edit.
+
+A wish for one of the styles that the maker learnt to translate needs no ladder: the drawing is translated in one pass,
+and the ladder is climbed only where that lost the source, or where the picture is no drawing.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from genrec.content.contracts import ImageTextEncoder, PictureMaker, Progress
+from genrec.content.contracts import ImageTextEncoder, PictureMaker, Progress, StyleTranslating
 from genrec.content.vision.encoder import TowerEncoder
 from genrec.errors import DataError
 
@@ -28,12 +31,14 @@ class Attempt:
         match: how well the wish is met: probability of the style, or cosine with the words.
         likeness: cosine with the source.
         picture: the edit.
+        model: who made it; none: the maker's own image-to-image.
     """
 
     strength: float
     match: float
     likeness: float
     picture: Image.Image
+    model: str | None = None
 
 
 def choose(attempts: Sequence[Attempt], floor: float) -> Attempt:
@@ -107,11 +112,37 @@ class Restyler:
         prompt: str,
         *,
         style: str | None = None,
+        style_alone: bool = True,
         seed: int = 0,
         progress: Progress | None = None,
     ) -> Attempt:
-        """The strongest edit that keeps its source; see :meth:`attempts` and :func:`choose`."""
+        """The translation into ``style``, or the strongest edit that keeps its source.
+
+        Args:
+            picture: the source.
+            prompt: what is to be seen, in words.
+            style: a style that the encoder can name; none: none of them is asked for.
+            style_alone: whether nothing but the style is to change.
+            seed: of the model.
+            progress: told after each step.
+
+        Raises:
+            DataError: no edit keeps its source.
+        """
+        if style is not None and style_alone:
+            translated = self.translated(picture, prompt, style)
+            if translated is not None and translated.likeness >= self.floor:
+                return translated
         return choose(self.attempts(picture, prompt, style=style, seed=seed, progress=progress), self.floor)
+
+    def translated(self, picture: Image.Image, prompt: str, style: str) -> Attempt | None:
+        """The drawing in ``style``, by what the maker learnt from pairs; none: it learnt none, or is shown none."""
+        made = self.maker.translate(picture, style) if isinstance(self.maker, StyleTranslating) else None
+        if made is None:
+            return None
+        edit, model = made
+        before, after = self.encoder.images([picture, edit])
+        return Attempt(1.0, float(self._match([edit], prompt, style)[0]), float(before @ after), edit, model)
 
     def _match(self, made: Sequence[Image.Image], prompt: str, style: str | None) -> np.ndarray:
         if style is not None and isinstance(self.encoder, TowerEncoder) and style in self.encoder.styles:

@@ -1,0 +1,275 @@
+"""``python -m genrec content train restyler``: the style translator, from pairs of drawings of one concept.
+
+Two artists never draw a thing in quite the same place, so pixels alone would teach blur. The loss bears that: blurred
+and shrunk copies count as much as pixels, edges count by themselves, and the maps of the shipped encoder (never of the
+judge, which measures) count most: unit-length feature columns as in LPIPS (Zhang et al. 2018). Its vector and its
+style head count a little.
+
+Only rows of the corpus's split ``train`` are read. A few of their concepts, chosen by a hash, are kept for choosing
+between variants; what is held out by the corpus is for the evaluation alone.
+
+Shape letters: N drawings, B batch, H = W = 64 pixels.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import logging
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional
+
+from genrec.content.corpus import STYLES, read_corpus
+from genrec.content.corpus.build import ATTRIBUTION, attribution
+from genrec.content.creator.translation import WEIGHTS, Translator, TranslatorShape, load_translator, save_translator
+from genrec.content.vision import load_encoder
+from genrec.content.vision.encoder import as_batch
+from genrec.content.vision.tower import ImageTower
+from genrec.errors import DataError
+
+logger = logging.getLogger(__name__)
+VALIDATION_SHARE = 0.08
+SHIFT = 3
+BLURS = (1, 2, 4, 8)
+
+
+@dataclass(frozen=True)
+class RestylerTraining:
+    """The recipe.
+
+    Attributes:
+        shape: of the network.
+        steps: of training; None: as many as ``minutes`` allow.
+        minutes: of this process's own work, pauses not counted; the learning rate follows whichever budget is nearer
+            its end.
+        batch: pairs a step.
+        rate: highest learning rate.
+        average: decay of the running mean of the weights, which is what is written.
+        pixels, edges, maps, meaning, style: weights of the parts of the loss.
+        seed: of weights and order.
+        save_every: seconds of work between two looks at the validation pairs, each with the weights written.
+    """
+
+    shape: TranslatorShape = field(default_factory=TranslatorShape)
+    steps: int | None = None
+    minutes: float | None = 12.0
+    batch: int = 24
+    rate: float = 1.5e-3
+    average: float = 0.995
+    pixels: float = 1.0
+    edges: float = 0.25
+    maps: float = 1.0
+    meaning: float = 0.2
+    style: float = 0.03
+    seed: int = 0
+    save_every: float = 60.0
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Drawings and which of them show one concept in two styles.
+
+    Attributes:
+        pixels_N3HW: uint8.
+        style_N: index of each style.
+        learnt_P2: rows (from, to) to learn from.
+        kept_P2: rows of the concepts kept for validation.
+    """
+
+    pixels_N3HW: Tensor
+    style_N: Tensor
+    learnt_P2: NDArray[np.int64]
+    kept_P2: NDArray[np.int64]
+
+
+def read_pairs(corpus: Path) -> Pairs:
+    """All ordered pairs of the training split.
+
+    Raises:
+        DataError: no concept of it is drawn in two styles.
+    """
+    rows = [row for row in read_corpus(corpus, ("concept", "style", "split", "png")).to_pylist()
+            if row["split"] == "train"]  # fmt: skip
+    of_concept: dict[str, list[int]] = {}
+    pictures = []
+    for place, row in enumerate(rows):
+        of_concept.setdefault(row["concept"], []).append(place)
+        with Image.open(io.BytesIO(row["png"]), formats=("PNG",)) as opened:
+            pictures.append(opened.convert("RGB"))
+    parts: dict[bool, list[tuple[int, int]]] = {False: [], True: []}
+    for concept, places in of_concept.items():
+        parts[kept_apart(concept)] += [(one, other) for one in places for other in places if one != other]
+    if not parts[False]:
+        raise DataError(f"--corpus {corpus}: no concept is drawn in two styles; build it with all of them")
+    pixels = ((as_batch(pictures) + 1) * 127.5).round().to(torch.uint8).contiguous()
+    styles = torch.tensor([STYLES.index(row["style"]) for row in rows])
+    learnt, kept = (np.array(parts[apart], dtype=np.int64).reshape(-1, 2) for apart in (False, True))
+    return Pairs(pixels, styles, learnt, kept)
+
+
+def kept_apart(concept: str) -> bool:
+    """True if the concept is for choosing between variants."""
+    digest = hashlib.sha256(f"restyler/{concept}".encode()).digest()
+    return int.from_bytes(digest[:6], "big") / 2**48 < VALIDATION_SHARE
+
+
+def train_restyler(
+    corpus: Path, out: Path, recipe: RestylerTraining, *, progress: Callable[[float, dict[str, float]], None]
+) -> dict[str, float]:
+    """Train, and write weights, config.json and ATTRIBUTION.md to ``out``; goes on from weights that are there.
+
+    Args:
+        corpus: directory of the corpus.
+        out: directory.
+        recipe: how.
+        progress: told the share that is done and the latest figures.
+
+    Returns:
+        Figures on the validation pairs (see :func:`figures`), steps and CPU seconds.
+    """
+    used = time.process_time()
+    torch.manual_seed(recipe.seed)
+    pairs, tower = read_pairs(corpus), load_encoder().tower.requires_grad_(False)
+    network = load_translator(out) if (out / WEIGHTS).is_file() else Translator(recipe.shape)
+    network = network.train().requires_grad_(True)
+    running = torch.optim.swa_utils.get_ema_multi_avg_fn(recipe.average)  # type: ignore[no-untyped-call]
+    averaged = torch.optim.swa_utils.AveragedModel(network, multi_avg_fn=running)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=recipe.rate, betas=(0.9, 0.98), weight_decay=0.01)
+    begin = saved = time.process_time()
+    step, done, found, losses = 0, 0.0, {}, []
+    for pixels, target, style in batches(pairs, recipe):
+        done = _done(step, time.process_time() - begin, recipe)
+        if done >= 1:
+            break
+        optimizer.param_groups[0]["lr"] = recipe.rate * min(1.0, (step + 1) / 50, 2 * (1 - done))
+        with torch.autocast("cpu", torch.bfloat16, enabled=_halves()):
+            loss = loss_of(network(pixels, style), target, style, tower, recipe)
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        averaged.update_parameters(network)
+        losses.append(float(loss.detach()))
+        step += 1
+        if time.process_time() - saved > recipe.save_every:
+            found = _written(out, averaged.module, pairs, tower, recipe, step, used)
+            saved = time.process_time()
+        progress(done, found | {"step": float(step), "loss": float(np.mean(losses[-50:]))})
+    return _written(out, averaged.module, pairs, tower, recipe, step, used)
+
+
+def _done(step: int, seconds: float, recipe: RestylerTraining) -> float:
+    shares = [step / recipe.steps] if recipe.steps else []
+    if recipe.minutes:
+        shares.append(seconds / (60 * recipe.minutes))
+    assert shares, "a budget"
+    return max(shares)
+
+
+def batches(pairs: Pairs, recipe: RestylerTraining) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Sources, targets ``[B, 3, H, W]`` and wanted styles ``[B]``, changed alike, for ever."""
+    rng = np.random.default_rng(recipe.seed)
+    while True:
+        order = rng.permutation(len(pairs.learnt_P2))
+        for begin in range(0, len(order), recipe.batch):
+            rows = pairs.learnt_P2[order[begin : begin + recipe.batch]]
+            both = torch.stack([pairs.pixels_N3HW[rows[:, side]] for side in (0, 1)], dim=1)
+            changed = torch.stack([_varied(pair, rng) for pair in both]).float() / 127.5 - 1
+            yield changed[:, 0], changed[:, 1], pairs.style_N[rows[:, 1]]
+
+
+def _varied(pair_23HW: Tensor, rng: np.random.Generator) -> Tensor:
+    """Source and target mirrored, moved and given other colours, both in the same way."""
+    if rng.random() < 0.3:
+        pair_23HW = pair_23HW.flip(-1)
+    if rng.random() < 0.3:
+        pair_23HW = pair_23HW[:, torch.from_numpy(rng.permutation(3))]
+    down, right = rng.integers(-SHIFT, SHIFT + 1, 2)
+    padded = functional.pad(pair_23HW, [SHIFT] * 4, value=255)
+    side = pair_23HW.shape[-1]
+    return padded[..., SHIFT + down : SHIFT + down + side, SHIFT + right : SHIFT + right + side]
+
+
+def loss_of(
+    made_B3HW: Tensor, target_B3HW: Tensor, style_B: Tensor, tower: ImageTower, recipe: RestylerTraining
+) -> Tensor:
+    """The weighted sum; see the module."""
+    made_B3HW = made_B3HW.float()
+    apart = made_B3HW - target_B3HW
+    pixels = torch.stack([functional.avg_pool2d(apart, blur).abs().mean() for blur in BLURS]).mean()
+    half = functional.avg_pool2d(apart, 2)
+    edges = torch.stack([difference.diff(dim=axis).abs().mean() for difference in (apart, half) for axis in (2, 3)])
+    ours, mine, looks = seen(tower, made_B3HW)
+    with torch.no_grad():
+        theirs, wanted, _ = seen(tower, target_B3HW)
+    maps = map_distance(ours, theirs).mean()
+    meaning = 1 - (mine * wanted).sum(dim=1).mean()
+    style = functional.cross_entropy(looks, style_B)
+    like = recipe.pixels * pixels + recipe.edges * edges.mean() + recipe.maps * maps
+    return like + recipe.meaning * meaning + recipe.style * style
+
+
+def seen(tower: ImageTower, pictures_B3HW: Tensor) -> tuple[list[Tensor], Tensor, Tensor]:
+    """The tower's maps after each of its layers, its unit vectors and its style logits."""
+    maps, grid_BCHW = [], pictures_B3HW
+    for layer in tower.trunk:
+        grid_BCHW = layer(grid_BCHW)
+        maps.append(grid_BCHW.float())
+    pooled_BF = tower.norm(torch.cat([grid_BCHW.mean(dim=(2, 3)), grid_BCHW.amax(dim=(2, 3))], dim=1))
+    vectors_BE = functional.normalize(tower.to_text(pooled_BF).float(), dim=1)
+    return maps, vectors_BE, tower.to_style(pooled_BF).float()
+
+
+def map_distance(ours: list[Tensor], theirs: list[Tensor]) -> Tensor:
+    """``[B]``: squared difference of unit-length feature columns, averaged over places and layers."""
+    parts = [
+        (functional.normalize(one, dim=1) - functional.normalize(other, dim=1)).square().sum(dim=1).mean(dim=(1, 2))
+        for one, other in zip(ours, theirs, strict=True)
+    ]
+    return torch.stack(parts).mean(dim=0)
+
+
+@torch.inference_mode()
+def figures(network: Translator, pairs: Pairs, tower: ImageTower, most: int = 300) -> dict[str, float]:
+    """On validation pairs, of the edit and of the source as it is: distance of maps and pixels to the true drawing."""
+    rows = pairs.kept_P2[:: max(1, len(pairs.kept_P2) // most)] if len(pairs.kept_P2) else pairs.learnt_P2[:most]
+    totals: dict[str, list[Tensor]] = {}
+    network.eval()
+    for begin in range(0, len(rows), 64):
+        part = rows[begin : begin + 64]
+        source, target = (pairs.pixels_N3HW[part[:, side]].float() / 127.5 - 1 for side in (0, 1))
+        theirs, wanted, _ = seen(tower, target)
+        for name, shown in (("source", source), ("edit", network(source, pairs.style_N[part[:, 1]]).clamp(-1, 1))):
+            ours, mine, looks = seen(tower, shown)
+            blurred = functional.avg_pool2d(shown - target, 2).abs().mean(dim=(1, 2, 3))
+            shares_B = looks.softmax(dim=1)[torch.arange(len(part)), pairs.style_N[part[:, 1]]]
+            measured = (map_distance(ours, theirs), blurred, (mine * wanted).sum(dim=1), shares_B)
+            for what, values in zip(("maps", "pixels", "cosine", "style"), measured, strict=True):
+                totals.setdefault(f"{what}_{name}", []).append(values)
+    network.train()
+    return {name: round(float(torch.cat(values).mean()), 4) for name, values in totals.items()}
+
+
+def _written(
+    out: Path, network: nn.Module, pairs: Pairs, tower: ImageTower, recipe: RestylerTraining, step: int, used: float
+) -> dict[str, float]:
+    assert isinstance(network, Translator), "what was averaged"
+    found = figures(network, pairs, tower) | {"steps": step, "cpu_seconds": round(time.process_time() - used)}
+    logger.info("%s", found)
+    save_translator(out, network, {"pairs": len(pairs.learnt_P2), **found})
+    (out / ATTRIBUTION).write_text(attribution())
+    return found
+
+
+def _halves() -> bool:
+    """Whether this processor multiplies bfloat16 by itself."""
+    return bool(torch.cpu._is_avx512_bf16_supported())
