@@ -48,7 +48,7 @@ class ReadyRoom:
             try:
                 application = serve.status().applications[APP_NAME]
                 states = application.deployments["recommender"].replica_states
-                self._ready = sum(count for state, count in states.items() if state.name == "RUNNING")
+                self._ready = sum(count for state, count in states.items() if state == "RUNNING")
             except (RayError, RayServeException, KeyError) as error:
                 logger.warning("the room for lists stays as it is: %r", error)
         return self()
