@@ -80,7 +80,7 @@ def calibrate(heads: Heads, view: CatalogView, encoder: MiniLMEncoder) -> dict[s
         temperature = min(np.geomspace(0.5, 5.0, 40), key=lambda value: _mean(own, value, scale, shift, evidence))
         scale, shift = min(
             ((a, b) for a in np.geomspace(0.2, 2.0, 16) for b in np.linspace(-1.0, 3.0, 33)),
-            key=lambda pair: _mean(every, temperature, *pair, evidence, weights=weights),
+            key=lambda pair: _mean(every, temperature, pair[0], pair[1], evidence, weights=weights),
         )
         evidence = min(
             np.linspace(0.0, 1.0, 11), key=lambda value: _mean(every, temperature, scale, shift, value, weights=weights)
@@ -92,7 +92,13 @@ def calibrate(heads: Heads, view: CatalogView, encoder: MiniLMEncoder) -> dict[s
         "evidence": evidence,
     }
     fitted = {name: round(float(value), 4) for name, value in fitted.items()}
-    heads.config = replace(heads.config, **fitted)
+    heads.config = replace(
+        heads.config,
+        temperature=fitted["temperature"],
+        sufficiency_scale=fitted["sufficiency_scale"],
+        sufficiency_shift=fitted["sufficiency_shift"],
+        evidence=fitted["evidence"],
+    )
     return fitted
 
 

@@ -73,8 +73,10 @@ def fill_slots(instruction: Instruction, catalog: CatalogView, understood: Under
 def _medium_to_make(instruction: Instruction, spans: Sequence[Spans], beside: Sequence[str]) -> Medium | None:
     """The medium that words tagged or before "of" name; a picture for a picture says nothing of it."""
     tagged = next(filter(None, (medium_of(each.medium) for each in spans)), None)
-    medium = tagged or medium_in(instruction.text, beside)
-    return None if instruction.picture is not None and medium == "image" else medium
+    medium: Medium | None = tagged or medium_in(instruction.text, beside)
+    if instruction.picture is not None and medium == "image":
+        return None
+    return medium
 
 
 def _medium_of_change(operation: str | None, spans: Spans) -> Medium | None:
