@@ -72,8 +72,9 @@ def fill_slots(instruction: Instruction, catalog: CatalogView, understood: Under
 
 def _medium_to_make(instruction: Instruction, spans: Sequence[Spans], beside: Sequence[str]) -> Medium | None:
     """The medium that words tagged or before "of" name; a picture for a picture says nothing of it."""
-    tagged: list[Medium | None] = [medium_of(each.medium) for each in spans]
-    medium = next(filter(None, tagged), None) or medium_in(instruction.text, beside)
+    medium: Medium | None = medium_of([value for each in spans for value in each.medium])
+    if medium is None:
+        medium = medium_in(instruction.text, beside)
     if instruction.picture is not None and medium == "image":
         return None
     return medium
