@@ -76,7 +76,7 @@ def test_settings_cannot_be_changed_afterwards():
     [
         ("training.epoch=5", "training.epoch: unknown key; did you mean 'epochs'?"),
         ("trainning.epochs=5", "trainning: unknown key; did you mean 'training'?"),
-        ("model.zzzzzz=5", "model.zzzzzz: unknown key; known keys: backbone, d_ff"),
+        ("model.zzzzzz=5", "model.zzzzzz: unknown key; known keys: backbone, code_embeddings, d_ff"),
         ("training.epochs=0", r"training.epochs: Input should be greater than 0 \(got 0\)"),
         ("training.epochs=many", r"training.epochs: .*valid integer.* \(got 'many'\)"),
         ("model.dropout=1.5", r"model.dropout: Input should be less than 1 \(got 1.5\)"),
