@@ -31,7 +31,7 @@ class ReadyRoom:
 
     def __init__(self, limits: ServeSettings) -> None:
         self._limits = limits
-        self._ready: int | None = limits.replicas
+        self._ready = limits.replicas
 
     def __call__(self) -> int:
         """As it was when last looked at."""

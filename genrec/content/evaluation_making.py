@@ -16,8 +16,6 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor, nn
-from torch.nn import functional
 
 from genrec.content.contracts import PictureMaker
 from genrec.content.creator import Creator
@@ -25,7 +23,7 @@ from genrec.content.editor.restyling import Restyler
 from genrec.content.evaluation import Row, Stage, opened, table
 from genrec.content.evaluation_metrics import Estimate, estimate, sign_test
 from genrec.content.vision.encoder import TowerEncoder, as_batch
-from genrec.content.vision.tower import ImageTower
+from genrec.content.vision.tower import ImageTower, map_distance
 from genrec.errors import DataError
 
 WISHES = (
@@ -171,18 +169,5 @@ def _pairs(stage: Stage, count: int) -> list[tuple[int, int]]:
 def perceptual_distance(tower: ImageTower, ours: list[Image.Image], theirs: list[Image.Image]) -> np.ndarray:
     """``[B]``: mean squared difference of unit-length feature columns, averaged over the tower's blocks."""
     with torch.inference_mode():
-        mine, others = (_maps(tower.trunk, as_batch(part)) for part in (ours, theirs))
-        parts = [
-            (functional.normalize(a, dim=1) - functional.normalize(b, dim=1)).square().sum(dim=1).mean(dim=(1, 2))
-            for a, b in zip(mine, others, strict=True)
-        ]
-        return torch.stack(parts).mean(dim=0).numpy()
-
-
-def _maps(trunk: nn.Sequential, pictures_BCHW: Tensor) -> list[Tensor]:
-    maps = []
-    grid_BCHW = pictures_BCHW
-    for layer in trunk:
-        grid_BCHW = layer(grid_BCHW)
-        maps.append(grid_BCHW)
-    return maps
+        mine, others = (tower.maps(as_batch(part)) for part in (ours, theirs))
+        return map_distance(mine, others).numpy()

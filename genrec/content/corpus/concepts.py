@@ -40,17 +40,17 @@ class Concept:
     @property
     def held_out(self) -> bool:
         """True if no drawing of it is ever trained on."""
-        return _share("concept", self.code) < HELD_OUT_CONCEPTS
+        return share_of("concept", self.code) < HELD_OUT_CONCEPTS
 
 
 def unseen_style(concept: Concept, style: str) -> bool:
     """True if the concept is trained on, but never in this style."""
-    return not concept.held_out and _share("style", concept.code, style) < HELD_OUT_PAIRS
+    return not concept.held_out and share_of("style", concept.code, style) < HELD_OUT_PAIRS
 
 
 def unseen_colour(concept: Concept, colour: str) -> bool:
     """True if the concept is trained on, but never recoloured to this colour."""
-    return not concept.held_out and _share("colour", concept.code, colour) < HELD_OUT_PAIRS
+    return not concept.held_out and share_of("colour", concept.code, colour) < HELD_OUT_PAIRS
 
 
 def read_concepts(emoji_json: bytes, keywords_json: bytes) -> list[Concept]:
@@ -84,5 +84,6 @@ def _plain(words: str) -> str:
     return " ".join(words.replace("_", " ").replace("-", " ").split()).lower()
 
 
-def _share(*names: str) -> float:
+def share_of(*names: str) -> float:
+    """A number from 0 to 1 that the names alone decide, for splits that everybody draws alike."""
     return int.from_bytes(hashlib.sha256("/".join(names).encode()).digest()[:6], "big") / 2**48

@@ -13,7 +13,6 @@ Shape letters: N drawings, B batch, H = W = 64 pixels.
 
 from __future__ import annotations
 
-import hashlib
 import io
 import logging
 import time
@@ -30,10 +29,12 @@ from torch.nn import functional
 
 from genrec.content.corpus import STYLES, read_corpus
 from genrec.content.corpus.build import ATTRIBUTION, attribution
+from genrec.content.corpus.concepts import share_of
 from genrec.content.creator.translation import WEIGHTS, Translator, TranslatorShape, load_translator, save_translator
+from genrec.content.creator.upscale import edges_of
 from genrec.content.vision import load_encoder
 from genrec.content.vision.encoder import as_batch
-from genrec.content.vision.tower import ImageTower
+from genrec.content.vision.tower import ImageTower, map_distance
 from genrec.errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -118,8 +119,7 @@ def read_pairs(corpus: Path) -> Pairs:
 
 def kept_apart(concept: str) -> bool:
     """True if the concept is for choosing between variants."""
-    digest = hashlib.sha256(f"restyler/{concept}".encode()).digest()
-    return int.from_bytes(digest[:6], "big") / 2**48 < VALIDATION_SHARE
+    return share_of("restyler", concept) < VALIDATION_SHARE
 
 
 def train_restyler(
@@ -207,35 +207,21 @@ def loss_of(
     apart = made_B3HW - target_B3HW
     pixels = torch.stack([functional.avg_pool2d(apart, blur).abs().mean() for blur in BLURS]).mean()
     half = functional.avg_pool2d(apart, 2)
-    edges = torch.stack([difference.diff(dim=axis).abs().mean() for difference in (apart, half) for axis in (2, 3)])
+    edges = (edges_of(apart) + edges_of(half)) / 4
     ours, mine, looks = seen(tower, made_B3HW)
     with torch.no_grad():
         theirs, wanted, _ = seen(tower, target_B3HW)
     maps = map_distance(ours, theirs).mean()
     meaning = 1 - (mine * wanted).sum(dim=1).mean()
     style = functional.cross_entropy(looks, style_B)
-    like = recipe.pixels * pixels + recipe.edges * edges.mean() + recipe.maps * maps
+    like = recipe.pixels * pixels + recipe.edges * edges + recipe.maps * maps
     return like + recipe.meaning * meaning + recipe.style * style
 
 
 def seen(tower: ImageTower, pictures_B3HW: Tensor) -> tuple[list[Tensor], Tensor, Tensor]:
     """The tower's maps after each of its layers, its unit vectors and its style logits."""
-    maps, grid_BCHW = [], pictures_B3HW
-    for layer in tower.trunk:
-        grid_BCHW = layer(grid_BCHW)
-        maps.append(grid_BCHW.float())
-    pooled_BF = tower.norm(torch.cat([grid_BCHW.mean(dim=(2, 3)), grid_BCHW.amax(dim=(2, 3))], dim=1))
-    vectors_BE = functional.normalize(tower.to_text(pooled_BF).float(), dim=1)
-    return maps, vectors_BE, tower.to_style(pooled_BF).float()
-
-
-def map_distance(ours: list[Tensor], theirs: list[Tensor]) -> Tensor:
-    """``[B]``: squared difference of unit-length feature columns, averaged over places and layers."""
-    parts = [
-        (functional.normalize(one, dim=1) - functional.normalize(other, dim=1)).square().sum(dim=1).mean(dim=(1, 2))
-        for one, other in zip(ours, theirs, strict=True)
-    ]
-    return torch.stack(parts).mean(dim=0)
+    maps = tower.maps(pictures_B3HW)
+    return [grid_BCHW.float() for grid_BCHW in maps], *tower.told(tower.pooled(maps[-1]))
 
 
 @torch.inference_mode()

@@ -119,7 +119,7 @@ def train_upscaler(
         rows = torch.randint(len(small_N3HW), (batch,), generator=generator)
         target = drawn.pixels_N3HW[rows].float() / 127.5 - 1
         made = network(small_N3HW[rows].float())
-        loss = nn.functional.l1_loss(made, target) + 0.5 * _edges(made - target)
+        loss = nn.functional.l1_loss(made, target) + 0.5 * edges_of(made - target)
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()
@@ -171,7 +171,8 @@ def load_upscaler(path: Path) -> Upscaler:
     return network.eval()
 
 
-def _edges(difference_B3HW: Tensor) -> Tensor:
+def edges_of(difference_B3HW: Tensor) -> Tensor:
+    """Mean step between neighbours, across and down, of a difference of pictures: where their edges differ."""
     across = (difference_B3HW[..., 1:] - difference_B3HW[..., :-1]).abs().mean()
     return across + (difference_B3HW[..., 1:, :] - difference_B3HW[..., :-1, :]).abs().mean()
 

@@ -17,6 +17,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -91,15 +92,9 @@ def calibrate(heads: Heads, view: CatalogView, encoder: MiniLMEncoder) -> dict[s
         "sufficiency_shift": shift,
         "evidence": evidence,
     }
-    fitted = {name: round(float(value), 4) for name, value in fitted.items()}
-    heads.config = replace(
-        heads.config,
-        temperature=fitted["temperature"],
-        sufficiency_scale=fitted["sufficiency_scale"],
-        sufficiency_shift=fitted["sufficiency_shift"],
-        evidence=fitted["evidence"],
-    )
-    return fitted
+    rounded: dict[str, Any] = {name: round(float(value), 4) for name, value in fitted.items()}
+    heads.config = replace(heads.config, **rounded)
+    return rounded
 
 
 def _mean(

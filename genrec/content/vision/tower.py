@@ -127,7 +127,17 @@ class ImageTower(nn.Module):
         Args:
             pictures_BCHW: ``[B, 3, 64, 64]``, values from -1 to 1.
         """
-        grid_BCHW = self.trunk(pictures_BCHW)
+        return self.pooled(self.trunk(pictures_BCHW))
+
+    def maps(self, pictures_BCHW: Tensor) -> list[Tensor]:
+        """The grids after each layer of the trunk; the last is what is pooled."""
+        grids = [pictures_BCHW]
+        for layer in self.trunk:
+            grids.append(layer(grids[-1]))
+        return grids[1:]
+
+    def pooled(self, grid_BCHW: Tensor) -> Tensor:
+        """Features ``[B, F]`` of the trunk's last grid."""
         if self.config.pool == "places":
             flat_BF: Tensor = self.norm(grid_BCHW.flatten(1))
             return flat_BF
@@ -136,6 +146,18 @@ class ImageTower(nn.Module):
 
     def forward(self, pictures_BCHW: Tensor) -> tuple[Tensor, Tensor]:
         """Unit vectors ``[B, E]`` in the text space, and style logits ``[B, S]``."""
-        features_BF = self.features(pictures_BCHW)
+        return self.told(self.features(pictures_BCHW))
+
+    def told(self, features_BF: Tensor) -> tuple[Tensor, Tensor]:
+        """What :meth:`forward` gives, of pooled features."""
         vectors_BE = functional.normalize(self.to_text(self.dropout(features_BF)).float(), dim=1)
         return vectors_BE, self.to_style(features_BF).float()
+
+
+def map_distance(ours: list[Tensor], theirs: list[Tensor]) -> Tensor:
+    """``[B]``: squared difference of unit-length feature columns, averaged over places and layers (as LPIPS)."""
+    parts = [
+        (functional.normalize(one, dim=1) - functional.normalize(other, dim=1)).square().sum(dim=1).mean(dim=(1, 2))
+        for one, other in zip(ours, theirs, strict=True)
+    ]
+    return torch.stack(parts).mean(dim=0)
