@@ -64,7 +64,8 @@ class Restyled:
     """What restyling did to drawings of concepts never trained on.
 
     Attributes:
-        pairs: drawings edited.
+        pairs: drawings edited, each of another concept.
+        translated: how many of them by the style translator; the others by image-to-image diffusion.
         refused: drawings of which no edit kept the source.
         cosine_source, cosine_edit: with the true drawing in the other style, by the judge.
         gain: their difference, paired.
@@ -77,6 +78,7 @@ class Restyled:
     """
 
     pairs: int
+    translated: int
     refused: int
     cosine_source: Estimate
     cosine_edit: Estimate
@@ -102,9 +104,16 @@ def restyling(
     *,
     strengths: tuple[float, ...],
     floor: float,
-    pairs: int,
+    pairs: int | None = None,
 ) -> tuple[Restyled, list[tuple[Image.Image, Image.Image, Image.Image]]]:
     """Edit held-out drawings from one style to another.
+
+    Args:
+        stage: the drawings, and the encoder that holds an edit to its source.
+        maker: edits.
+        judge: measures.
+        strengths, floor: of the editor.
+        pairs: at most so many concepts; None: all that are held out.
 
     Returns:
         The figures, and (source, edit, true drawing) of each pair.
@@ -113,16 +122,17 @@ def restyling(
         DataError: no edit kept its source.
     """
     restyler = Restyler(maker, stage.encoder, strengths=strengths, floor=floor)
-    triples, refused, styles = [], 0, []
+    triples, refused, translated, styles = [], 0, 0, []
     for source_row, target_row in _pairs(stage, pairs):
         source, target = (opened(stage.rows[row]["png"]) for row in (source_row, target_row))
         name, style = stage.rows[target_row]["name"], stage.rows[target_row]["style"]
         try:
-            edit = restyler.restyle(source, f"{name}, {style} style", style=style, seed=stage.seed).picture
+            chosen = restyler.restyle(source, f"{name}, {style} style", style=style, seed=stage.seed)
         except DataError:
             refused += 1
             continue
-        triples.append((source, edit, target))
+        translated += chosen.model is not None
+        triples.append((source, chosen.picture, target))
         styles.append(judge.styles.index(style))
     if not triples:
         raise DataError(f"restyling: none of {refused} edits kept its source; lower content.editor.floor")
@@ -136,6 +146,7 @@ def restyling(
     place = np.arange(len(styles))
     figures = Restyled(
         pairs=len(triples),
+        translated=translated,
         refused=refused,
         cosine_source=estimate(alike["source"]),
         cosine_edit=estimate(alike["edit"]),
@@ -152,7 +163,7 @@ def restyling(
     return figures, triples
 
 
-def _pairs(stage: Stage, count: int) -> list[tuple[int, int]]:
+def _pairs(stage: Stage, count: int | None) -> list[tuple[int, int]]:
     """Rows of held-out drawings of one concept in two styles, each concept once."""
     rng = np.random.default_rng(stage.seed + 4)
     by_concept: dict[str, list[int]] = {}

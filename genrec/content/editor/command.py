@@ -16,7 +16,7 @@ from genrec.content.contracts import PictureMaker
 from genrec.content.evaluation import Row, Stage, clips, thumbnails
 from genrec.errors import ArtifactError
 
-USERS, CREATION_USERS, PAIRS = 100, 40, 40
+USERS, CREATION_USERS = 100, 40
 TILE = 96
 
 
@@ -57,7 +57,7 @@ def _making(options: argparse.Namespace, settings: Settings, maker: PictureMaker
     console.print(as_table(f"creations, {len(few.users)} simulated users", rows))
     sheet([pictures[name][:12] for name in pictures]).save(options.out / "creations.png")
     editor = settings.content.editor
-    figures, triples = restyling(few, maker, judge, strengths=editor.strengths, floor=editor.floor, pairs=PAIRS)
+    figures, triples = restyling(few, maker, judge, strengths=editor.strengths, floor=editor.floor)
     found = Table("restyling of held-out concepts", "value", title=f"{figures.pairs} pairs, {figures.refused} refused")
     for name, value in figures.as_json().items():
         found.add_row(name, str(getattr(figures, name)) if isinstance(value, dict) else f"{value:.4g}")

@@ -128,7 +128,9 @@ def test_restyling_is_measured_against_the_true_drawing(stage):
     assert figures.nearer.value > 0
     assert figures.gain.value > 0
     assert all(edit.tobytes() == target.tobytes() != source.tobytes() for source, edit, target in triples)
-    idle, _ = restyling(stage, Painter(), judge, strengths=(0.5,), floor=0.5, pairs=6)
+    assert figures.translated == 0
+    idle, shown = restyling(stage, Painter(), judge, strengths=(0.5,), floor=0.5)
+    assert idle.pairs == len(shown) == 24  # every concept held out, once
     assert idle.gain.value == pytest.approx(0, abs=1e-6)
     assert idle.gain_p == 1
     with pytest.raises(DataError, match="none of 3 edits"):
