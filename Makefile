@@ -39,8 +39,8 @@ style: $(READY)
 lint: style
 	$(BIN)/mypy
 
-# The tiers that start Ray run one module after the other, each in a process of its own (tests/apart.py), and mostly wait, so the
-# types are checked beside them; the unit tests run in two processes.
+# Each module that starts Ray runs in a process of its own, two at a time (tests/apart.py), and the types are checked beside them;
+# then the unit tests run in two processes.
 test: style
 	$(BIN)/mypy & types=$$!; $(BIN)/python -m tests.apart tests/e2e tests/integration; tested=$$?; wait $$types && exit $$tested
 	$(BIN)/python -m pytest -n 2 --dist loadfile tests/unit

@@ -37,7 +37,7 @@ TINY = (
     "evaluation={bootstrap_samples: 20, beams: 20}",
     "bundle.floor=none",
     "cluster.job.cpus=0.5",
-    "cluster.job.env={RAY_DATA_DEFAULT_WAIT_FOR_MIN_ACTORS_S: '120'}",
+    "cluster.job.env={RAY_DATA_DEFAULT_WAIT_FOR_MIN_ACTORS_S: '900'}",
 )
 """A worker takes three quarters of a node, so that two of them never share one."""
 
