@@ -112,7 +112,8 @@ def restyling(
         stage: the drawings, and the encoder that holds an edit to its source.
         maker: edits.
         judge: measures.
-        strengths, floor: of the editor.
+        strengths: of the editor.
+        floor: of the editor.
         pairs: at most so many concepts; None: all that are held out.
 
     Returns:
