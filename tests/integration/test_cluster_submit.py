@@ -37,7 +37,7 @@ TINY = (
     "evaluation={bootstrap_samples: 20, beams: 20}",
     "bundle.floor=none",
     "cluster.job.cpus=0.5",
-    "cluster.job.env={RAY_DATA_DEFAULT_WAIT_FOR_MIN_ACTORS_S: '900'}",
+    "cluster.job.env={RAY_DATA_DEFAULT_WAIT_FOR_MIN_ACTORS_S: '600'}",
 )
 """A worker takes three quarters of a node, so that two of them never share one."""
 
@@ -163,6 +163,13 @@ def tiny(raw: Path, *more: str) -> list[str]:
     return [word for given in (*TINY, f"data.path={raw}", *more) for word in ("--set", given)]
 
 
+def told_by(log: str) -> list[str]:
+    """What a run that failed did until then, and the end of its log."""
+    lines = log.splitlines()
+    steps = [line for line in lines if re.search(r"made in|workers on|retrieval cache|resources|retr(y|ies)", line)]
+    return [*steps, "...", *lines[-25:]]
+
+
 def test_a_run_on_nodes_that_share_nothing_but_s3(call, local, objects, tmp_path_factory):
     """Workers and actors on both nodes, every stage on S3; then more than the cluster has, which is one line."""
     raw, own = raw_data(tmp_path_factory.mktemp("raw")), local.folder.parent / "own"
@@ -174,7 +181,7 @@ def test_a_run_on_nodes_that_share_nothing_but_s3(call, local, objects, tmp_path
     )
     storage = f"s3://{BUCKET}/deep"
     done = call("submit", "run", *given, storage=storage)
-    assert done.returncode == 0, done.stdout[-3000:]
+    assert done.returncode == 0, "\n".join(told_by(done.stdout))
     text = " ".join(done.stdout.split())
     groups = re.findall(r"2 workers on\s+nodes (\w{8}), (\w{8}) from step 0", text)
     assert len(groups) == 3, "SASRec, the host, and its decoder once more"
