@@ -10,7 +10,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from genrec.stages.stage import Context, Outcome, nested
-from genrec.stages.training import COLLABORATIVE, EMBEDDINGS, WEIGHTS, build_sasrec
+from genrec.stages.training import WEIGHTS, build_sasrec
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,24 +28,19 @@ def prepare(context: Context) -> Outcome:
 
 def tokenize(context: Context) -> Outcome:
     """Item texts to embeddings, embeddings to semantic IDs."""
-    from safetensors.numpy import save_file
-
     from genrec.data.load import load_catalog, load_texts
     from genrec.encoders import encode_catalog, fit_encoder, save_encoder
     from genrec.tokenizer.fit import fit_tokenizer
-    from genrec.tokenizer.spaces import item_space
+    from genrec.tokenizer.spaces import item_space, save_vectors
 
     settings, prepared = context.settings, context.inputs["prepare"]
     texts = load_texts(prepared)
     encoder = fit_encoder(texts, settings.encoder)
     embeddings_NE = encode_catalog(texts, settings.encoder, context.cache / "embeddings", encoder=encoder)
     del texts  # the tokenizer needs the room
-    # Kept beside the IDs: the language view reads the embeddings, and new items go through the same encoder.
-    save_file({"embeddings": embeddings_NE}, context.out / EMBEDDINGS)
-    save_encoder(encoder, context.out / "encoder")
+    save_encoder(encoder, context.out / "encoder")  # new items go through the same one
     vectors_NC = collaborative_vectors(context)
-    if vectors_NC is not None:  # where a new item is placed follows from them
-        save_file({"vectors": vectors_NC}, context.out / COLLABORATIVE)
+    save_vectors(context.out, embeddings_NE, vectors_NC)
     table, metrics = fit_tokenizer(
         item_space(settings.tokenizer.embeddings, embeddings_NE, vectors_NC),
         settings.tokenizer,

@@ -14,7 +14,6 @@ from genrec.stages.stage import Context, Outcome
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-    from torch import Tensor
 
     from genrec.data.interactions import Interactions
     from genrec.models.sasrec import SasRec
@@ -24,8 +23,6 @@ if TYPE_CHECKING:
 
 WEIGHTS = "weights.safetensors"
 PLUGIN_WEIGHTS = "plugin.safetensors"
-EMBEDDINGS = "embeddings.safetensors"
-COLLABORATIVE = "collaborative.safetensors"
 KEPT = ("metrics.jsonl", "workers.jsonl", "tensorboard", "mlflow_run.txt")
 """What of a run's directory goes into the artifact beside the best weights; checkpoints do not."""
 
@@ -66,10 +63,10 @@ class HostFactory:
         if not settings.plugin.language:
             return HostTask(host, *common, causal=causal)
         from genrec.genplugin.plugin import GenPlugin
+        from genrec.tokenizer.spaces import load_text_vectors
         from genrec.training.plugin_task import PluginTask
 
-        embeddings_NE = load_embeddings(self.tokenized)
-        plugin = GenPlugin(host, settings.model, settings.plugin, embeddings_NE)
+        plugin = GenPlugin(host, settings.model, settings.plugin, load_text_vectors(self.tokenized))
         return PluginTask(plugin, settings.plugin, *common, causal=causal)
 
 
@@ -182,18 +179,8 @@ def train_task(
 
 def load_spaces(directory: Path, settings: TokenizerSettings) -> dict[str, NDArray[np.float32]]:
     """float32 [N, E] by name of a table, what its quantizer read of each item of a tokenize artifact."""
-    from safetensors.numpy import load_file
+    from genrec.tokenizer.spaces import item_space, load_vectors
 
-    from genrec.tokenizer.spaces import item_space
-
-    text_NE, path = load_embeddings(directory).numpy(), directory / COLLABORATIVE
-    vectors_NC = load_file(path)["vectors"] if path.is_file() else None
+    text_NE, vectors_NC = load_vectors(directory)
     tables = {FIRST_TABLE: settings, **settings.tables}
     return {name: item_space(table.embeddings, text_NE, vectors_NC) for name, table in tables.items()}
-
-
-def load_embeddings(directory: Path) -> Tensor:
-    """float32 [N, E], the item embeddings that a tokenize artifact holds; mapped, so workers of a node share them."""
-    from safetensors.torch import load_file
-
-    return load_file(directory / EMBEDDINGS)["embeddings"]

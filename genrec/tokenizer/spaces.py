@@ -10,14 +10,45 @@ Shape letters: N items, E width of the text embeddings, C width of the collabora
 
 from __future__ import annotations
 
-from typing import Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from genrec.errors import DataError
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 Space = Literal["text", "collaborative", "both"]
+
+TEXT_FILE, COLLABORATIVE_FILE = "embeddings.safetensors", "collaborative.safetensors"
+"""Beside the semantic IDs that were made of them: the language view reads the one, a new item is placed by both."""
+
+
+def save_vectors(folder: Path, text_NE: NDArray[np.float32], collaborative_NC: NDArray[np.float32] | None) -> None:
+    """Write what the semantic IDs are made of; no collaborative vectors, no file of them."""
+    from safetensors.numpy import save_file
+
+    save_file({"embeddings": text_NE}, folder / TEXT_FILE)
+    if collaborative_NC is not None:
+        save_file({"vectors": collaborative_NC}, folder / COLLABORATIVE_FILE)
+
+
+def load_text_vectors(folder: Path) -> Tensor:
+    """float32 [N, E], the text embeddings; mapped, so processes of a node share them."""
+    from safetensors.torch import load_file
+
+    return load_file(folder / TEXT_FILE)["embeddings"]
+
+
+def load_vectors(folder: Path) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+    """Text embeddings float32 [N, E], and collaborative vectors [N, C] where there are such; both mapped."""
+    from safetensors.torch import load_file
+
+    path = folder / COLLABORATIVE_FILE
+    return load_text_vectors(folder).numpy(), load_file(path)["vectors"].numpy() if path.is_file() else None
 
 
 def item_space(

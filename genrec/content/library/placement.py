@@ -26,10 +26,9 @@ from genrec.errors import ArtifactError, SettingsError
 from genrec.tokenizer.fit import Tokenizer
 from genrec.tokenizer.joint import JointTable
 from genrec.tokenizer.sid_table import SidTable
-from genrec.tokenizer.spaces import item_space
+from genrec.tokenizer.spaces import item_space, load_vectors
 
-TOKENIZER = "tokenizer"
-EMBEDDINGS, COLLABORATIVE, ENCODER = "embeddings.safetensors", "collaborative.safetensors", "encoder"
+TOKENIZER, ENCODER = "tokenizer", "encoder"
 FALLBACK_DIMENSION = 64
 
 Rows = NDArray[np.float32]
@@ -72,8 +71,6 @@ class Placement:
             ArtifactError: its tokenizer is not that of its semantic IDs.
             SettingsError: it has several tables of semantic IDs.
         """
-        from safetensors.numpy import load_file
-
         if isinstance(table, JointTable):
             raise SettingsError(
                 "tokenizer.tables: made items can enter a catalog with one table of semantic IDs, this has several"
@@ -84,9 +81,7 @@ class Placement:
             return cls(table, encoder, encoder.encode(texts), None, None, neighbours)
         tokenizer = Tokenizer.load(folder, table.name)
         table.require(tokenizer.table.version, str(folder))
-        text_NE = load_file(folder / EMBEDDINGS)["embeddings"]
-        vectors = folder / COLLABORATIVE
-        vectors_NC = load_file(vectors)["vectors"] if vectors.is_file() else None
+        text_NE, vectors_NC = load_vectors(folder)
         if len(text_NE) != table.n_items:
             raise ArtifactError(f"{folder}: embeddings of {len(text_NE)} items, {table.n_items} semantic IDs")
         return cls(table, load_encoder(folder / ENCODER), text_NE, tokenizer, vectors_NC, neighbours)

@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.numpy import save_file
 
 from genrec.config import LossTerm, ModelSettings, PluginSettings, SubstitutionSettings
 from genrec.decoding import generate
@@ -16,8 +15,8 @@ from genrec.genplugin.plugin import GenPlugin, host_weights
 from genrec.losses import total_loss
 from genrec.models import build_backbone
 from genrec.models.contracts import Backbone, Batch
-from genrec.stages.training import EMBEDDINGS, load_embeddings
 from genrec.tokenizer.sid_table import SidTable
+from genrec.tokenizer.spaces import TEXT_FILE, load_text_vectors, save_vectors
 
 N_ITEMS, WIDTH = 60, 12
 SHAPE = ModelSettings(d_model=16, d_ff=32, heads=2, d_head=8, encoder_layers=1, decoder_layers=1, dropout=0.1)
@@ -149,10 +148,10 @@ def test_embeddings_are_kept_as_given_and_padding_reads_zeros() -> None:
 
 def test_saved_embeddings_are_mapped_not_read(tmp_path: Path) -> None:
     rows_NE = np.random.default_rng(0).random((50_000, 64), dtype=np.float32)
-    save_file({"embeddings": rows_NE}, tmp_path / EMBEDDINGS)
+    save_vectors(tmp_path, rows_NE, None)
     maps = Path("/proc/self/maps")
     if not maps.is_file():
         pytest.skip("mappings are listed on Linux only")
-    loaded = load_embeddings(tmp_path)
-    assert str(tmp_path / EMBEDDINGS) in maps.read_text()
+    loaded = load_text_vectors(tmp_path)
+    assert str(tmp_path / TEXT_FILE) in maps.read_text()
     assert np.array_equal(loaded.numpy(), rows_NE)
