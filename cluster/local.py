@@ -205,6 +205,9 @@ class LocalCluster:
             f"--resources={json.dumps({f'node-{index}': 1})}",
             f"--labels={','.join(f'{name}={value}' for name, value in labels.items())}",
             f"--object-store-memory={object_store_mib * 2**20}",
+            # Any free port: by default every node counts up from 10002, and workers of two nodes may take the same.
+            "--min-worker-port=0",
+            "--max-worker-port=0",
             # Its own: in a shared one each node would unpack a job's upload over the other's.
             f"--temp-dir={self.folder / f'ray-{index}'}",
             "--disable-usage-stats",
