@@ -27,6 +27,8 @@ SHARES = {"seek": 0.30, "make": 0.23, "change": 0.25, "vague": 0.10, "dialogue":
 """What the training instructions are made of."""
 HAND_SHARE = 0.65
 """Of the texts of a list, the share drawn from sentences.txt where that has some for it."""
+REFINED_TWICE = 0.3
+"""Of the dialogues in which something is refined, the share in which it was refined before."""
 _LITERAL = re.compile(r"\[([TSMCN]):([^\]]*)\]")
 _SWAPS = {
     "make": {"T": "subject", "C": "bound", "N": "unwanted", "S": "style"},
@@ -334,30 +336,39 @@ class InstructionMaker:
     def _dialogue(self) -> Example:
         kind = self.rng.choice(["make", "make", "seek", "seek", "edit", "edit", "point", "point", "switch", "switch"])
         if kind == "make":
-            turn, said = self.grammar.say("make"), self.grammar.say("refine_make")
-            return self._example(said, "make", turns=(turn,), continues=True)
+            turns, said = self._turns("make"), self.grammar.say("refine_make")
+            return self._example(said, "make", turns=turns, continues=True)
         if kind == "seek":
-            turn, said = self.grammar.say("seek"), self.grammar.say("refine_seek")
-            return self._example(said, "seek", shown=self._list(3), turns=(turn,), continues=True)
+            turns, said = self._turns("seek"), self.grammar.say("refine_seek")
+            return self._example(said, "seek", shown=self._list(3), turns=turns, continues=True)
         if kind == "switch":
-            before = self.rng.choice([self._seek, self._make, self._vague])()
+            turns = self._turns(self.rng.choice(["seek", "make", "vague"]))
             after = self.rng.choice([self._seek, self._make, self._vague, self._change])()
             if after.intent != "change" and self.rng.random() < 0.4:
                 after = replace(after, said=self._turned_away(after.said))
             return self._example(after.said, after.intent, shown=after.instruction.shown, picture=after.picture,
-                                 turns=(before.said,), operation=after.operation, continues=False)  # fmt: skip
+                                 turns=turns, operation=after.operation, continues=False)  # fmt: skip
         shown = self._list(4)
         self._point(shown, this=False)
         operation = self.rng.choice(_CHANGES)
-        turn = self.grammar.say(f"change_{operation}")
+        turns = (self.grammar.say(f"change_{operation}"),)
         if kind == "point":
             self._point(shown, this=False)
             said = self.grammar.say("point_again")
         else:
             if self.rng.random() < 0.4:
-                turn, shown = self.grammar.say("make"), shown[:1]
+                turns, shown = (self.grammar.say("make"),), shown[:1]
+            if self.rng.random() < REFINED_TWICE:
+                turns = (*turns, self._refined_edit()[0])
             said, operation = self._refined_edit()
-        return self._example(said, "change", shown=shown, turns=(turn,), operation=operation, continues=True)
+        return self._example(said, "change", shown=shown, turns=turns, operation=operation, continues=True)
+
+    def _turns(self, name: str) -> tuple[Said, ...]:
+        """What was said before: a text of list ``name``, at times refined once already."""
+        first, refined = self.grammar.say(name), f"refine_{name}"
+        if refined in self.grammar.lists and self.rng.random() < REFINED_TWICE:
+            return first, self.grammar.say(refined)
+        return (first,)
 
     def _turned_away(self, said: Said) -> Said:
         """The text after words that leave the turn before."""

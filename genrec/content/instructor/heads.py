@@ -1,7 +1,8 @@
 """The trained heads over MiniLM's token states: what is wanted, how to edit, which words fill which slot.
 
-One small network reads the token states of the instruction and of the turns before it (a flag tells them apart):
-a projection and two residual convolutions give a state per token, from which
+MiniLM reads with low-rank adapters (genrec.content.instructor.adapters) that learn together with the heads. A small
+network takes the token states of the instruction and of the turns before it (a flag tells them apart): a projection
+and two residual convolutions give a state per token, from which
 
 * a tagger names the slot of each token (begin/inside/outside),
 * attention pooling, the sentence embedding and facts of the situation (is a list shown? does "the second one" resolve?)
@@ -15,6 +16,7 @@ Shape letters: B texts, T tokens, D = 2E width of the token states, H width insi
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from genrec.content.instructor.adapters import Adapters
 from genrec.content.instructor.catalog_view import SIGNS
 from genrec.errors import ArtifactError
 
@@ -57,6 +60,8 @@ FACTS = (
 )
 """What is known of the situation beside the words."""
 WEIGHTS, CONFIG = "heads.safetensors", "config.json"
+STORED = torch.float16
+"""What weights are stored as; they are read into float32."""
 
 
 @dataclass(frozen=True)
@@ -66,8 +71,10 @@ class HeadsConfig:
     Attributes:
         states: D, width of the token states.
         sentence: E, width of the sentence embedding.
+        layers: of the transformer.
+        rank: of the adapters.
         width: H.
-        members: networks of each kind, trained from different beginnings, whose answers are averaged.
+        members: heads of each kind, trained from different beginnings, whose answers are averaged.
         signs: names of the signs of sufficiency, in order.
         temperature: divides the intent's logits.
         sufficiency_scale: multiplies the logit of sufficiency.
@@ -78,6 +85,8 @@ class HeadsConfig:
 
     states: int = 768
     sentence: int = 384
+    layers: int = 6
+    rank: int = 16
     width: int = 96
     members: int = 3
     signs: tuple[str, ...] = SIGNS
@@ -166,21 +175,25 @@ class InstructionHeads(nn.Module):
 
 
 class Committee(nn.Module):
-    """Instruction heads from different beginnings; the logarithms of their probabilities are averaged."""
+    """Instruction heads from different beginnings over one reader; see :func:`averaged`."""
 
     def __init__(self, config: HeadsConfig) -> None:
         super().__init__()
         self.members = nn.ModuleList([InstructionHeads(config) for _ in range(config.members)])
 
-    def forward(self, *inputs: Tensor) -> HeadsOutput:
-        """As :meth:`InstructionHeads.forward`."""
-        outputs: list[HeadsOutput] = [member(*inputs) for member in self.members]
-        return HeadsOutput(
-            torch.stack([output.intents_BI.log_softmax(-1) for output in outputs]).mean(0),
-            torch.stack([output.operations_BO.log_softmax(-1) for output in outputs]).mean(0),
-            torch.stack([output.continues_B for output in outputs]).mean(0),
-            torch.stack([output.tags_BTG.log_softmax(-1) for output in outputs]).mean(0),
-        )
+    def each(self, *inputs: Tensor) -> list[HeadsOutput]:
+        """What each member says; inputs as of :meth:`InstructionHeads.forward`."""
+        return [member(*inputs) for member in self.members]
+
+
+def averaged(outputs: Sequence[HeadsOutput]) -> HeadsOutput:
+    """The mean of the logarithms of the members' probabilities."""
+    return HeadsOutput(
+        torch.stack([output.intents_BI.log_softmax(-1) for output in outputs]).mean(0),
+        torch.stack([output.operations_BO.log_softmax(-1) for output in outputs]).mean(0),
+        torch.stack([output.continues_B for output in outputs]).mean(0),
+        torch.stack([output.tags_BTG.log_softmax(-1) for output in outputs]).mean(0),
+    )
 
 
 class SufficiencyHead(nn.Module):
@@ -220,18 +233,20 @@ class SufficiencyCommittee(nn.Module):
 
 
 class Heads(nn.Module):
-    """All heads, with their calibration."""
+    """The reader's adapters and all heads, with their calibration."""
 
     def __init__(self, config: HeadsConfig) -> None:
         super().__init__()
         self.config = config
+        self.adapters = Adapters(config.layers, config.sentence, config.rank)
         self.instruction = Committee(config)
         self.sufficiency = SufficiencyCommittee(config)
 
     def save(self, directory: Path, facts: dict[str, Any] | None = None) -> None:
-        """Write weights and config; ``facts`` are kept beside them for the reader."""
+        """Write weights, rounded to :data:`STORED`, and config; ``facts`` are kept beside them for people."""
         directory.mkdir(parents=True, exist_ok=True)
-        save_file({name: value.contiguous() for name, value in self.state_dict().items()}, directory / WEIGHTS)
+        weights = {name: value.to(STORED).contiguous() for name, value in self.state_dict().items()}
+        save_file(weights, directory / WEIGHTS)
         config = {**asdict(self.config), "intents": INTENTS, "operations": OPERATIONS, "tags": TAGS, "facts": FACTS}
         text = json.dumps({"heads": config, "training": facts or {}}, indent=1, ensure_ascii=False)
         (directory / CONFIG).write_text(text + "\n", encoding="utf-8")

@@ -87,8 +87,8 @@ class EmbeddedInstructor:
 
     @cached_property
     def reader(self) -> Reader:
-        """Reads texts with the encoder's model."""
-        return Reader(self._encoder)
+        """Reads instructions with the encoder's model and the trained adapters."""
+        return Reader(self._encoder, self.heads.adapters)
 
     def decide(self, instruction: Instruction, catalog: CatalogView) -> Decision:
         """See :meth:`Instructor.decide`."""

@@ -35,7 +35,8 @@ _EDGE_WORDS = {
     "constraint": r"^(?:and|but|so|to)\s+|\s+(?:and|but|please|pls|though|if possible)$",
     "negative": r"^(?:no|not|without|any|a|an|the|but|except)\s+(?=\S)",
 }
-_JOINS = r",? |,? and | & | \\+ "
+_JOINS = {"target": r",? |,? and | & | \\+ ", "constraint": r" "}
+"""What may stand between two spans that are one, by slot."""
 _STARTS_G = np.array([not tag.startswith("I") for tag in TAGS])
 _FOLLOWS_GG = np.array([[not tag.startswith("I") or before[1:] == tag[1:] for tag in TAGS] for before in TAGS])
 _PUNCTUATION = " \t\n,.;:!?\"'()[]-–—…"
@@ -70,8 +71,8 @@ def spans_of(text: str, offsets: Sequence[tuple[int, int]], scores_TG: NDArray[n
         if place == "I":
             places[-1] = (places[-1][0], end, slot)
         elif place == "B":
-            joined = bool(places) and places[-1][2] == slot == "target"
-            if joined and re.fullmatch(_JOINS, text[places[-1][1] : begin].lower()):
+            joins = _JOINS.get(slot) if places and places[-1][2] == slot else None
+            if joins and re.fullmatch(joins, text[places[-1][1] : begin].lower()):
                 places[-1] = (places[-1][0], end, slot)
             else:
                 places.append((begin, end, slot))

@@ -12,14 +12,20 @@ from numpy.typing import NDArray
 from genrec.content.contracts import Instruction
 from genrec.content.instructor import lexicon
 from genrec.content.instructor.catalog_view import CatalogView
-from genrec.content.instructor.heads import FACTS, INTENTS, NO_OPERATION, OPERATIONS, Committee, Heads, InstructionHeads
-from genrec.content.instructor.reading import Reader, Reading
+from genrec.content.instructor.heads import (
+    FACTS,
+    INTENTS,
+    NO_OPERATION,
+    OPERATIONS,
+    Committee,
+    Heads,
+    HeadsOutput,
+    averaged,
+)
+from genrec.content.instructor.reading import TURNS_READ, Reader, Tokens
 from genrec.content.instructor.references import Reference, resolve
 from genrec.content.instructor.spans import Spans, spans_of
 from genrec.content.instructor.words import content_words, fold, years
-
-TURNS_READ = 2
-"""Earlier turns that are read; what lies before them is forgotten."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +41,6 @@ class Understanding:
         earlier: spans of the turns, the newest first.
         reference: what the text points at.
         earlier_item: what the turns pointed at last.
-        sentence_E: embedding of the text.
     """
 
     intents: dict[str, float]
@@ -46,16 +51,13 @@ class Understanding:
     earlier: tuple[Spans, ...]
     reference: Reference
     earlier_item: int | None
-    sentence_E: NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class HeadsInput:
-    """One instruction as the heads take it: token states with their turn, sentence embedding, facts."""
+    """One instruction as reader and heads take it: turns, oldest first, and text in tokens; facts."""
 
-    states_TD: NDArray[np.float32]
-    turn_T: NDArray[np.int64]
-    sentence_E: NDArray[np.float32]
+    parts: tuple[Tokens, ...]
     facts_C: NDArray[np.float32]
 
 
@@ -100,51 +102,28 @@ def facts_of(
     return np.array([known[name] for name in FACTS], np.float32)
 
 
-def heads_input(text: Reading, turns: Sequence[Reading], facts_C: NDArray[np.float32]) -> HeadsInput:
-    """Turns, oldest first, and the text, one after another."""
-    parts = [*turns, text]
-    flags = [*([1] * len(turns)), 0]
-    return HeadsInput(
-        np.concatenate([part.states_TD for part in parts]),
-        np.concatenate([np.full(len(part.states_TD), flag, np.int64) for part, flag in zip(parts, flags, strict=True)]),
-        text.pooled_E,
-        facts_C,
-    )
-
-
-def run_heads(heads: InstructionHeads | Committee, inputs: Sequence[HeadsInput]) -> tuple[torch.Tensor, ...]:
-    """Pad and run a batch: logits of intents, operations, continuation and tags (padded)."""
-    longest = max(1, max(len(each.states_TD) for each in inputs))
-    width = inputs[0].states_TD.shape[1]
-    states_BTD = torch.zeros(len(inputs), longest, width)
-    mask_BT = torch.zeros(len(inputs), longest, dtype=torch.bool)
-    turn_BT = torch.zeros(len(inputs), longest, dtype=torch.int64)
-    for row, each in enumerate(inputs):
-        length = len(each.states_TD)
-        states_BTD[row, :length] = torch.from_numpy(np.asarray(each.states_TD, np.float32))
-        mask_BT[row, :length] = True
-        turn_BT[row, :length] = torch.from_numpy(each.turn_T)
-    sentence_BE = torch.from_numpy(np.stack([each.sentence_E for each in inputs]))
-    facts_BC = torch.from_numpy(np.stack([each.facts_C for each in inputs]))
-    output = heads(states_BTD, mask_BT, turn_BT, sentence_BE, facts_BC)
-    return output.intents_BI, output.operations_BO, output.continues_B, output.tags_BTG
+def run_heads(committee: Committee, reader: Reader, inputs: Sequence[HeadsInput]) -> list[HeadsOutput]:
+    """Read a batch: what each member of the committee says of it; tags are padded."""
+    read = reader.read([each.parts for each in inputs])
+    facts_BC = torch.from_numpy(np.stack([each.facts_C for each in inputs])).to(read.states_BTD.device)
+    return committee.each(read.states_BTD, read.mask_BT, read.turn_BT, read.sentence_BE, facts_BC)
 
 
 def understand(instruction: Instruction, catalog: CatalogView, reader: Reader, heads: Heads) -> Understanding:
     """Read an instruction that has words."""
     reference, earlier_item = references(instruction, catalog)
     turns = instruction.turns[-TURNS_READ:]
-    *turn_readings, reading = reader.read([*turns, instruction.text])
-    given = heads_input(reading, turn_readings, facts_of(instruction, reference, earlier_item, catalog))
+    parts = reader.tokens([*turns, instruction.text])
+    given = HeadsInput(tuple(parts), facts_of(instruction, reference, earlier_item, catalog))
     with torch.inference_mode():
-        intents, operations, continues, tags = run_heads(heads.instruction, [given])
-        probabilities = (intents[0] / heads.config.temperature).softmax(-1).tolist()
-        tags_TG = tags[0].log_softmax(-1).numpy()
+        said = averaged(run_heads(heads.instruction, reader, [given]))
+        probabilities = (said.intents_BI[0] / heads.config.temperature).softmax(-1).tolist()
+        operations, tags_TG = said.operations_BO, said.tags_BTG[0].numpy()
         # A change has an operation; other texts may describe one that has nothing to work on.
         told = operations[0, :NO_OPERATION] if probabilities[INTENTS.index("change")] > 0.5 else operations[0]
         operation = int(told.argmax())
     spans, begin = [], 0
-    for each in (*turn_readings, reading):
+    for each in parts:
         end = begin + len(each.offsets)
         spans.append(spans_of(each.text, each.offsets, tags_TG[begin:end]))
         begin = end
@@ -152,10 +131,9 @@ def understand(instruction: Instruction, catalog: CatalogView, reader: Reader, h
         intents=dict(zip(INTENTS, probabilities, strict=True)),
         operation=OPERATIONS[operation] if operation < NO_OPERATION else None,
         likeliest=OPERATIONS[int(operations[0, :NO_OPERATION].argmax())],
-        continues=float(continues[0].sigmoid()) if turns else 0.0,
+        continues=float(said.continues_B[0].sigmoid()) if turns else 0.0,
         spans=spans[-1],
         earlier=tuple(reversed(spans[:-1])),
         reference=reference,
         earlier_item=earlier_item,
-        sentence_E=reading.pooled_E,
     )

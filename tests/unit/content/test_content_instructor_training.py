@@ -21,7 +21,7 @@ from genrec.content.instructor.evaluate import (
     with_intervals,
 )
 from genrec.content.instructor.generate import Grammar, InstructionMaker, assemble, slip
-from genrec.content.instructor.heads import FACTS, INTENTS, OPERATIONS, SPANS, TAGS, Heads, HeadsConfig
+from genrec.content.instructor.heads import FACTS, INTENTS, OPERATIONS, SPANS, TAGS, Heads, HeadsConfig, averaged
 from genrec.content.instructor.spans import medium_in, medium_of, spans_of, trimmed
 from genrec.content.instructor.wishes import CARRIED, WishMaker
 
@@ -52,6 +52,15 @@ def test_a_change_of_nothing_that_can_be_told_is_vague(view):
     for each in InstructionMaker(view, 5).draw(600):
         if each.intent == "change" and not each.turns:
             assert each.picture or each.reference.item is not None or len(each.instruction.shown) == 1
+
+
+def test_a_dialogue_may_have_been_refined_before(view):
+    drawn = [each for each in InstructionMaker(view, 6).draw(600) if each.turns]
+    assert {len(each.turns) for each in drawn} == {1, 2}
+    for each in drawn:
+        assert each.instruction.turns == tuple(turn.text for turn in each.turns)
+        assert each.continues is not None
+        assert each.earlier_item is None or each.earlier_item in each.instruction.shown
 
 
 def test_pieces_are_joined_with_articles_and_commas_in_place():
@@ -169,6 +178,9 @@ def test_tags_become_spans_of_whole_words():
     listed = np.full((4, len(TAGS)), -5.0, np.float32)
     listed[[0, 2], TAGS.index("B-target")] = listed[[1, 3], 0] = 0.0
     assert spans_of("tanks, guns please", [(0, 5), (5, 6), (7, 11), (12, 18)], listed).target == ("tanks, guns",)
+    told = np.full((3, len(TAGS)), -5.0, np.float32)
+    told[:, TAGS.index("B-constraint")] = 0.0
+    assert spans_of("a bit, darker", [(0, 1), (2, 5), (7, 13)], told).constraint == ("a bit", "darker")
     media = [medium_of([word]) for word in ("short clip", "posters", "blurb", "lamp")]
     assert media == ["video", "image", "card", None]
 
@@ -193,8 +205,9 @@ def test_a_committee_averages_what_its_members_say():
     given = (torch.randn(1, 5, config.states), torch.ones(1, 5, dtype=torch.bool), torch.zeros(1, 5, dtype=torch.int64),
              torch.randn(1, config.sentence), torch.randn(1, len(FACTS)))  # fmt: skip
     with torch.inference_mode():
-        both = heads.instruction(*given).intents_BI
-        each = [member(*given).intents_BI.log_softmax(-1) for member in heads.instruction.members]
+        said = heads.instruction.each(*given)
+        both = averaged(said).intents_BI
+        each = [output.intents_BI.log_softmax(-1) for output in said]
     assert torch.allclose(both, (each[0] + each[1]) / 2)
     assert not torch.allclose(each[0], each[1])
 
