@@ -72,6 +72,8 @@ def _train_restyler(options: argparse.Namespace, settings: Settings, console: Co
     recipe = RestylerTraining(steps=options.steps, seed=options.seed or 0)
     if options.minutes is not None or options.steps is not None:
         recipe = replace(recipe, minutes=options.minutes)
+    if options.steps is not None:
+        recipe = replace(recipe, witness_steps=min(options.steps, recipe.witness_steps))
     with Bar(console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("training", total=1.0)
         found = train_restyler(

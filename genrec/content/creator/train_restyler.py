@@ -1,9 +1,10 @@
 """``python -m genrec content train restyler``: the style translator, from pairs of drawings of one concept.
 
 Two artists never draw a thing in quite the same place, so pixels alone would teach blur. The loss bears that: blurred
-and shrunk copies count as much as pixels, edges count by themselves, and the maps of the shipped encoder (never of the
-judge, which measures) count most: unit-length feature columns as in LPIPS (Zhang et al. 2018). Its vector and its
-style head count a little.
+and shrunk copies count as much as pixels, edges count by themselves, and what a picture tower sees counts most: its
+maps (unit-length feature columns as in LPIPS, Zhang et al. 2018), its vector and its style head. The tower is a
+witness that never saw the concept (:mod:`genrec.content.creator.witnesses`); neither the shipped encoder nor the judge
+has a part in it.
 
 Only rows of the corpus's split ``train`` are read. A few of their concepts, chosen by a hash, are kept for choosing
 between variants; what is held out by the corpus is for the evaluation alone.
@@ -14,6 +15,7 @@ Shape letters: N drawings, B batch, H = W = 64 pixels.
 from __future__ import annotations
 
 import io
+import json
 import logging
 import time
 from collections.abc import Callable, Iterator
@@ -30,17 +32,28 @@ from torch.nn import functional
 from genrec.content.corpus import STYLES, read_corpus
 from genrec.content.corpus.build import ATTRIBUTION, attribution
 from genrec.content.corpus.concepts import share_of
-from genrec.content.creator.translation import WEIGHTS, Translator, TranslatorShape, load_translator, save_translator
+from genrec.content.creator.translation import (
+    CONFIG,
+    WEIGHTS,
+    Translator,
+    TranslatorShape,
+    load_translator,
+    save_translator,
+)
 from genrec.content.creator.upscale import edges_of
+from genrec.content.creator.witnesses import FOLDS, fold_of, witnesses
 from genrec.content.vision import load_encoder
+from genrec.content.vision.augment import Augmentation
 from genrec.content.vision.encoder import as_batch
 from genrec.content.vision.tower import ImageTower, map_distance
 from genrec.errors import DataError
 
 logger = logging.getLogger(__name__)
 VALIDATION_SHARE = 0.08
-SHIFT = 3
 BLURS = (1, 2, 4, 8)
+WITNESSES = "witnesses"
+PLACED = Augmentation(turn=6, shift=0.06, zoom=0.1, mirror=0.3, brightness=0)
+"""Colours are left alone: each style has its own palette, and that is what is to be learnt."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +69,7 @@ class RestylerTraining:
         rate: highest learning rate.
         average: decay of the running mean of the weights, which is what is written.
         pixels, edges, maps, meaning, style: weights of the parts of the loss.
+        witness_steps: of the training of each witness, before anything else; no part of the budget.
         seed: of weights and order.
         save_every: seconds of work between two looks at the validation pairs, each with the weights written.
     """
@@ -64,13 +78,14 @@ class RestylerTraining:
     steps: int | None = None
     minutes: float | None = 12.0
     batch: int = 24
-    rate: float = 1.5e-3
+    rate: float = 2e-3
     average: float = 0.995
     pixels: float = 1.0
-    edges: float = 0.25
+    edges: float = 0.5
     maps: float = 1.0
-    meaning: float = 0.2
-    style: float = 0.03
+    meaning: float = 2.0
+    style: float = 0.05
+    witness_steps: int = 400
     seed: int = 0
     save_every: float = 60.0
 
@@ -82,12 +97,14 @@ class Pairs:
     Attributes:
         pixels_N3HW: uint8.
         style_N: index of each style.
+        fold_N: whose witness never saw the concept.
         learnt_P2: rows (from, to) to learn from.
         kept_P2: rows of the concepts kept for validation.
     """
 
     pixels_N3HW: Tensor
     style_N: Tensor
+    fold_N: NDArray[np.int64]
     learnt_P2: NDArray[np.int64]
     kept_P2: NDArray[np.int64]
 
@@ -113,8 +130,9 @@ def read_pairs(corpus: Path) -> Pairs:
         raise DataError(f"--corpus {corpus}: no concept is drawn in two styles; build it with all of them")
     pixels = ((as_batch(pictures) + 1) * 127.5).round().to(torch.uint8).contiguous()
     styles = torch.tensor([STYLES.index(row["style"]) for row in rows])
+    folds = np.array([fold_of(row["concept"]) for row in rows])
     learnt, kept = (np.array(parts[apart], dtype=np.int64).reshape(-1, 2) for apart in (False, True))
-    return Pairs(pixels, styles, learnt, kept)
+    return Pairs(pixels, styles, folds, learnt, kept)
 
 
 def kept_apart(concept: str) -> bool:
@@ -125,7 +143,7 @@ def kept_apart(concept: str) -> bool:
 def train_restyler(
     corpus: Path, out: Path, recipe: RestylerTraining, *, progress: Callable[[float, dict[str, float]], None]
 ) -> dict[str, float]:
-    """Train, and write weights, config.json and ATTRIBUTION.md to ``out``; goes on from weights that are there.
+    """Train, and write weights, config.json and ATTRIBUTION.md to ``out``; goes on from weights and witnesses there.
 
     Args:
         corpus: directory of the corpus.
@@ -134,25 +152,29 @@ def train_restyler(
         progress: told the share that is done and the latest figures.
 
     Returns:
-        Figures on the validation pairs (see :func:`figures`), steps and CPU seconds.
+        Figures on the validation pairs (see :func:`figures`), steps and CPU seconds, those of earlier runs counted in.
     """
     used = time.process_time()
     torch.manual_seed(recipe.seed)
-    pairs, tower = read_pairs(corpus), load_encoder().tower.requires_grad_(False)
-    network = load_translator(out) if (out / WEIGHTS).is_file() else Translator(recipe.shape)
-    network = network.train().requires_grad_(True)
+    pairs, encoder = read_pairs(corpus), load_encoder().tower.requires_grad_(False)
+    towers = witnesses(corpus, out / WITNESSES, recipe.witness_steps, left_out=kept_apart)
+    network, behind, spent = _begun(out, recipe)
+    used -= spent
     running = torch.optim.swa_utils.get_ema_multi_avg_fn(recipe.average)  # type: ignore[no-untyped-call]
     averaged = torch.optim.swa_utils.AveragedModel(network, multi_avg_fn=running)
     optimizer = torch.optim.AdamW(network.parameters(), lr=recipe.rate, betas=(0.9, 0.98), weight_decay=0.01)
+    places = np.random.default_rng([recipe.seed, behind, 1])
     begin = saved = time.process_time()
     step, done, found, losses = 0, 0.0, {}, []
-    for pixels, target, style in batches(pairs, recipe):
+    for fold, source, target, style in batches(pairs, recipe, behind):
         done = _done(step, time.process_time() - begin, recipe)
         if done >= 1:
             break
         optimizer.param_groups[0]["lr"] = recipe.rate * min(1.0, (step + 1) / 50, 2 * (1 - done))
         with torch.autocast("cpu", torch.bfloat16, enabled=_halves()):
-            loss = loss_of(network(pixels, style), target, style, tower, recipe)
+            # Towers read patches of 4 x 4 pixels; moved, they can be deceived by no texture that fits the patches.
+            down, right = (int(pixels) for pixels in places.integers(-2, 3, 2))
+            loss = loss_of(network(source, style), target, style, towers[fold], recipe, (down, right))
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()
@@ -161,10 +183,18 @@ def train_restyler(
         losses.append(float(loss.detach()))
         step += 1
         if time.process_time() - saved > recipe.save_every:
-            found = _written(out, averaged.module, pairs, tower, recipe, step, used)
+            found = _written(out, averaged.module, pairs, encoder, behind + step, used)
             saved = time.process_time()
         progress(done, found | {"step": float(step), "loss": float(np.mean(losses[-50:]))})
-    return _written(out, averaged.module, pairs, tower, recipe, step, used)
+    return _written(out, averaged.module, pairs, encoder, behind + step, used)
+
+
+def _begun(out: Path, recipe: RestylerTraining) -> tuple[Translator, int, float]:
+    """The network in ``out`` with the steps and CPU seconds behind it, or a new one."""
+    if not (out / WEIGHTS).is_file():
+        return Translator(recipe.shape), 0, 0.0
+    network, about = load_translator(out), json.loads((out / CONFIG).read_bytes())["training"]
+    return network.train().requires_grad_(True), int(about["steps"]), float(about["cpu_seconds"])
 
 
 def _done(step: int, seconds: float, recipe: RestylerTraining) -> float:
@@ -175,42 +205,45 @@ def _done(step: int, seconds: float, recipe: RestylerTraining) -> float:
     return max(shares)
 
 
-def batches(pairs: Pairs, recipe: RestylerTraining) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Sources, targets ``[B, 3, H, W]`` and wanted styles ``[B]``, changed alike, for ever."""
-    rng = np.random.default_rng(recipe.seed)
+def batches(pairs: Pairs, recipe: RestylerTraining, behind: int = 0) -> Iterator[tuple[int, Tensor, Tensor, Tensor]]:
+    """A fold, sources and targets of it ``[B, 3, H, W]``, changed alike, and wanted styles ``[B]``, for ever.
+
+    Seed and steps ``behind`` decide their order: a training that goes on does not see the same beginning again.
+    """
+    rng = np.random.default_rng([recipe.seed, behind])
+    generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
+    of_fold = [np.flatnonzero(pairs.fold_N[pairs.learnt_P2[:, 0]] == fold) for fold in range(FOLDS)]
+    waiting = [rng.permutation(places) for places in of_fold]
     while True:
-        order = rng.permutation(len(pairs.learnt_P2))
-        for begin in range(0, len(order), recipe.batch):
-            rows = pairs.learnt_P2[order[begin : begin + recipe.batch]]
-            both = torch.stack([pairs.pixels_N3HW[rows[:, side]] for side in (0, 1)], dim=1)
-            changed = torch.stack([_varied(pair, rng) for pair in both]).float() / 127.5 - 1
-            yield changed[:, 0], changed[:, 1], pairs.style_N[rows[:, 1]]
-
-
-def _varied(pair_23HW: Tensor, rng: np.random.Generator) -> Tensor:
-    """Source and target mirrored, moved and given other colours, both in the same way."""
-    if rng.random() < 0.3:
-        pair_23HW = pair_23HW.flip(-1)
-    if rng.random() < 0.3:
-        pair_23HW = pair_23HW[:, torch.from_numpy(rng.permutation(3))]
-    down, right = rng.integers(-SHIFT, SHIFT + 1, 2)
-    padded = functional.pad(pair_23HW, [SHIFT] * 4, value=255)
-    side = pair_23HW.shape[-1]
-    return padded[..., SHIFT + down : SHIFT + down + side, SHIFT + right : SHIFT + right + side]
+        for fold in rng.permutation([fold for fold in range(FOLDS) if len(of_fold[fold])]):
+            if len(waiting[fold]) < min(recipe.batch, len(of_fold[fold])):
+                waiting[fold] = rng.permutation(of_fold[fold])
+            rows, waiting[fold] = np.split(waiting[fold], [recipe.batch])
+            rows_B2 = pairs.learnt_P2[rows]
+            both_B6HW = torch.cat([pairs.pixels_N3HW[rows_B2[:, side]] for side in (0, 1)], dim=1).float() / 127.5 - 1
+            both_B6HW = PLACED(both_B6HW, generator)
+            yield int(fold), both_B6HW[:, :3], both_B6HW[:, 3:], pairs.style_N[rows_B2[:, 1]]
 
 
 def loss_of(
-    made_B3HW: Tensor, target_B3HW: Tensor, style_B: Tensor, tower: ImageTower, recipe: RestylerTraining
+    made_B3HW: Tensor,
+    target_B3HW: Tensor,
+    style_B: Tensor,
+    tower: ImageTower,
+    recipe: RestylerTraining,
+    moved: tuple[int, int] = (0, 0),
 ) -> Tensor:
-    """The weighted sum; see the module."""
+    """The weighted sum; see the module. The tower sees both pictures ``moved`` by so many pixels, down and right."""
     made_B3HW = made_B3HW.float()
     apart = made_B3HW - target_B3HW
     pixels = torch.stack([functional.avg_pool2d(apart, blur).abs().mean() for blur in BLURS]).mean()
     half = functional.avg_pool2d(apart, 2)
     edges = (edges_of(apart) + edges_of(half)) / 4
-    ours, mine, looks = seen(tower, made_B3HW)
+    down, right = moved
+    edge = (right, -right, down, -down)
+    ours, mine, looks = seen(tower, functional.pad(made_B3HW, edge, value=1.0))
     with torch.no_grad():
-        theirs, wanted, _ = seen(tower, target_B3HW)
+        theirs, wanted, _ = seen(tower, functional.pad(target_B3HW, edge, value=1.0))
     maps = map_distance(ours, theirs).mean()
     meaning = 1 - (mine * wanted).sum(dim=1).mean()
     style = functional.cross_entropy(looks, style_B)
@@ -226,7 +259,10 @@ def seen(tower: ImageTower, pictures_B3HW: Tensor) -> tuple[list[Tensor], Tensor
 
 @torch.inference_mode()
 def figures(network: Translator, pairs: Pairs, tower: ImageTower, most: int = 300) -> dict[str, float]:
-    """On validation pairs, of the edit and of the source as it is: distance of maps and pixels to the true drawing."""
+    """On validation pairs, of the edit and of the source as it is: how near it comes to the true drawing.
+
+    The distance of a tower's maps and that of pixels, its cosine, and the probability that it gives the wanted style.
+    """
     rows = pairs.kept_P2[:: max(1, len(pairs.kept_P2) // most)] if len(pairs.kept_P2) else pairs.learnt_P2[:most]
     totals: dict[str, list[Tensor]] = {}
     network.eval()
@@ -246,10 +282,10 @@ def figures(network: Translator, pairs: Pairs, tower: ImageTower, most: int = 30
 
 
 def _written(
-    out: Path, network: nn.Module, pairs: Pairs, tower: ImageTower, recipe: RestylerTraining, step: int, used: float
+    out: Path, network: nn.Module, pairs: Pairs, encoder: ImageTower, step: int, used: float
 ) -> dict[str, float]:
     assert isinstance(network, Translator), "what was averaged"
-    found = figures(network, pairs, tower) | {"steps": step, "cpu_seconds": round(time.process_time() - used)}
+    found = figures(network, pairs, encoder) | {"steps": step, "cpu_seconds": round(time.process_time() - used)}
     logger.info("%s", found)
     save_translator(out, network, {"pairs": len(pairs.learnt_P2), **found})
     (out / ATTRIBUTION).write_text(attribution())

@@ -2,11 +2,13 @@
 
 Image-to-image diffusion knows how other things look in a style; what another artist would do with *this* drawing it
 can only guess. The corpus has the answer for some 1,450 concepts (each drawn in up to four styles), so a small
-network learns it from pairs. It moves what is there before it paints: a flow field warps the source, a mask says
+network learns it from pairs. It moves and colours what is there before it paints: a flow field warps the source,
+affine maps of its colours, one for each place (Gharbi et al. 2017), bring it to the other palette, and a mask says
 where new paint covers it. So shapes that agree stay sharp, and only what differs is drawn anew.
 
-A U-Net of residual blocks conditioned on the wanted style by feature-wise affine layers (FiLM, Perez et al. 2018),
-with attention over the coarsest places; which style it is given, it sees for itself.
+Residual blocks over 16 x 16 and 8 x 8 places, conditioned by feature-wise affine layers (FiLM, Perez et al. 2018) on
+the wanted style and, on the way up, on the drawing as a whole: what stands elsewhere in it decides a colour. Attention
+over the coarse places lets parts move together. Which style it is given, it sees for itself.
 
 Shapes: B pictures, C channels, H = W = 64 pixels, S styles.
 """
@@ -34,18 +36,24 @@ from genrec.errors import ArtifactError
 
 SHIPPED = Path(__file__).resolve().parents[1] / "weights" / "restyler"
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
-SCHEMA = 1
+SCHEMA = 2
 FARTHEST = 0.35
 """Farthest that the flow moves a pixel, as a share of the picture's side."""
-WHITE, CORNER, WHITE_SHARE = 235, 4, 0.8
+PATCH = 4
+"""Pixels a side that stand at one of the 16 x 16 places."""
+UNPAINTED, BRIGHTEST = 1.5, 1.2
+"""Logit of leaving a place unpainted at the start; reach of the paint, beyond white so that white is met."""
+WHITE, CORNER, WHITE_SHARE = 235, 2, 0.8
 
 
 @dataclass(frozen=True)
 class TranslatorShape:
-    """Sizes: channels at 32, 16 and 8 places a side, and of the style's vector."""
+    """Sizes: channels at 16 and 8 places a side, and of the style's vector; blocks before, at and after the coarse."""
 
-    widths: tuple[int, int, int] = (24, 48, 80)
+    fine: int = 56
+    coarse: int = 112
     style: int = 32
+    blocks: tuple[int, int, int] = (1, 2, 1)
 
 
 class FilmBlock(nn.Module):
@@ -91,45 +99,44 @@ class Translator(nn.Module):
     def __init__(self, shape: TranslatorShape | None = None) -> None:
         super().__init__()
         self.shape = shape or TranslatorShape()
-        fine, middle, coarse = self.shape.widths
-        style = self.shape.style
+        fine, coarse, style = self.shape.fine, self.shape.coarse, self.shape.style
+        before, between, after = self.shape.blocks
         self.styles = nn.Sequential(nn.Embedding(len(STYLES), style), nn.Linear(style, style), nn.SiLU())
-        self.enter = nn.Conv2d(3, fine, 6, 2, 2)
-        self.fine_down = FilmBlock(fine, style)
-        self.to_middle = nn.Conv2d(fine, middle, 3, 2, 1)
-        self.middle_down = nn.ModuleList(FilmBlock(middle, style) for _ in range(2))
-        self.to_coarse = nn.Conv2d(middle, coarse, 3, 2, 1)
-        self.coarse_blocks = nn.ModuleList(FilmBlock(coarse, style) for _ in range(2))
-        self.attention = Attention(coarse)
-        self.from_coarse = nn.Conv2d(coarse + middle, middle, 1)
-        self.middle_up = nn.ModuleList(FilmBlock(middle, style) for _ in range(2))
-        self.to_flow = nn.Conv2d(middle, 2, 3, padding=1)
-        self.from_middle = nn.Conv2d(middle + fine, fine, 1)
-        self.fine_up = FilmBlock(fine, style)
+        self.enter = nn.Conv2d(3, fine, 2 * PATCH, PATCH, PATCH // 2)
+        self.down = nn.ModuleList(FilmBlock(fine, style) for _ in range(before))
+        self.to_coarse = nn.Conv2d(fine, coarse, 2, 2)
+        self.coarse_blocks = nn.ModuleList(FilmBlock(coarse, style) for _ in range(between))
+        self.attention = nn.ModuleList(Attention(coarse) for _ in range(between))
+        self.whole = nn.Linear(2 * coarse, style)
+        self.from_coarse = nn.Conv2d(coarse + fine, fine, 1)
+        self.up = nn.ModuleList(FilmBlock(fine, style) for _ in range(after))
+        self.to_flow = nn.Conv2d(fine, 2, 3, padding=1)
+        self.to_colours = nn.Conv2d(fine, 3 * 4, 3, padding=1)
         self.to_paint = nn.Conv2d(fine, 4 * 4, 3, padding=1)
-        for layer in (self.to_flow, self.to_paint):  # begins as the source, half painted with itself
+        for layer in (self.to_flow, self.to_colours, self.to_paint):  # begins as the source under a little grey
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
 
     def forward(self, pictures_B3HW: Tensor, style_B: Tensor) -> Tensor:
         """``[B, 3, 64, 64]``."""
         style_BD = self.styles(style_B)
-        fine = self.fine_down(self.enter(pictures_B3HW), style_BD)
-        middle = self.to_middle(fine)
-        for block in self.middle_down:
-            middle = block(middle, style_BD)
-        coarse = self.to_coarse(middle)
-        for block in self.coarse_blocks:
-            coarse = self.attention(block(coarse, style_BD))
-        middle = self.from_coarse(torch.cat([_doubled(coarse), middle], dim=1))
-        for block in self.middle_up:
-            middle = block(middle, style_BD)
-        warped_B3HW = warp(pictures_B3HW, FARTHEST * torch.tanh(self.to_flow(middle)))
-        fine = self.from_middle(torch.cat([_doubled(middle), fine], dim=1))
-        fine = self.fine_up(fine, style_BD)
-        painted_B4HW = functional.pixel_shuffle(self.to_paint(functional.silu(fine)), 2)
-        mask_B1HW = torch.sigmoid(painted_B4HW[:, 3:])
-        return warped_B3HW + mask_B1HW * painted_B4HW[:, :3]
+        fine = self.enter(pictures_B3HW)
+        for block in self.down:
+            fine = block(fine, style_BD)
+        coarse = self.to_coarse(fine)
+        for block, attention in zip(self.coarse_blocks, self.attention, strict=True):
+            coarse = attention(block(coarse, style_BD))
+        style_BD = style_BD + self.whole(torch.cat([coarse.mean(dim=(2, 3)), coarse.amax(dim=(2, 3))], dim=1))
+        doubled = functional.interpolate(coarse, scale_factor=2, mode="nearest")
+        fine = self.from_coarse(torch.cat([doubled, fine], dim=1))
+        for block in self.up:
+            fine = block(fine, style_BD)
+        warped_B3HW = warp(pictures_B3HW, FARTHEST * torch.tanh(self.to_flow(fine)))
+        coloured_B3HW = recolour(warped_B3HW, self.to_colours(fine))
+        painted_B4HW = functional.pixel_shuffle(self.to_paint(functional.silu(fine)), 2).float()
+        paint_B3HW = broad(BRIGHTEST * torch.tanh(painted_B4HW[:, :3]))
+        mask_B1HW = broad(torch.sigmoid(painted_B4HW[:, 3:] - UNPAINTED))
+        return coloured_B3HW + mask_B1HW * (paint_B3HW - coloured_B3HW)
 
 
 def warp(pictures_B3HW: Tensor, flow_B2HW: Tensor) -> Tensor:
@@ -143,8 +150,25 @@ def warp(pictures_B3HW: Tensor, flow_B2HW: Tensor) -> Tensor:
     return 1 + functional.grid_sample(dark_B3HW, places_BHW2, mode="bilinear", align_corners=False)
 
 
-def _doubled(x_BCHW: Tensor) -> Tensor:
-    return functional.interpolate(x_BCHW, scale_factor=2, mode="nearest")
+def broad(painted_BCHW: Tensor) -> Tensor:
+    """Twice the side, laid on with a brush of [1 2 1] a side: nothing finer than that can be painted.
+
+    A network that is trained on what towers see finds textures that please their patches and nobody's eyes.
+    """
+    brushed = functional.pad(painted_BCHW, [1] * 4, mode="replicate")
+    for _ in range(2):
+        brushed = functional.avg_pool2d(brushed, 2, 1)
+    return functional.interpolate(brushed, scale_factor=2, mode="bilinear", align_corners=False)
+
+
+def recolour(pictures_B3HW: Tensor, maps_BMHW: Tensor) -> Tensor:
+    """Each colour changed by the affine map of its place, M = 12 numbers; white is its origin, zeros change nothing."""
+    side = pictures_B3HW.shape[-1]
+    maps = functional.interpolate(maps_BMHW.float(), size=side, mode="bilinear", align_corners=False)
+    maps_B34HW = maps.reshape(len(maps), 3, 4, side, side)
+    dark_B3HW = pictures_B3HW - 1
+    change_B3HW = (maps_B34HW[:, :, :3] * dark_B3HW[:, None]).sum(dim=2) + maps_B34HW[:, :, 3]
+    return pictures_B3HW + change_B3HW
 
 
 class StyleTranslator:
@@ -218,7 +242,7 @@ def _read(directory: Path) -> tuple[Translator, str]:
         if config["schema"] != SCHEMA or tuple(config["styles"]) != STYLES:
             raise ArtifactError(f"{directory / CONFIG}: of another genrec (schema or styles); {again}")
         sizes, checksum = config["shape"], str(config["sha256"])
-        network = Translator(TranslatorShape(tuple(sizes["widths"]), sizes["style"]))
+        network = Translator(TranslatorShape(**sizes | {"blocks": tuple(sizes["blocks"])}))
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, ValueError) as error:
         raise ArtifactError(f"{directory / CONFIG}: not a translator's settings ({error}); {again}") from error
     if file_digest(directory / WEIGHTS) != checksum:

@@ -18,7 +18,7 @@ from genrec.content.corpus import STYLES
 from genrec.content.corpus.build import ATTRIBUTION, attribution
 from genrec.content.vision.augment import Augmentation
 from genrec.content.vision.encoder import save_encoder
-from genrec.content.vision.examples import Examples, read_examples
+from genrec.content.vision.examples import Examples, read_examples, sentence_vectors
 from genrec.content.vision.figures import figures
 from genrec.content.vision.tower import ImageTower, TowerConfig
 from genrec.content.vision.training import TowerTraining, train_tower
@@ -104,13 +104,6 @@ def train(name: str, recipe: TowerTraining, corpus: Path, out: Path, console: Co
     (out / "MODEL_CARD.md").write_text(model_card(name, recipe, tower, measured, cost))
     (out / ATTRIBUTION).write_text(attribution())
     return measured
-
-
-def sentence_vectors(examples: Examples, text: MiniLMEncoder) -> dict[str, FloatArray]:
-    """Unit vector of all that can be said of these pictures."""
-    said = {sentence.text for row in range(len(examples.concept_N)) for sentence in examples.sentences(row)}
-    texts = sorted(said | set(examples.names))
-    return dict(zip(texts, text.encode(texts), strict=True))
 
 
 def answers(tower: ImageTower, examples: Examples) -> tuple[FloatArray, FloatArray]:

@@ -20,9 +20,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from genrec.content.contracts import FloatArray
 from genrec.content.corpus import COLOURS, STYLES, read_corpus
 from genrec.content.corpus.drawings import recoloured
 from genrec.content.vision.tower import PIXELS
+from genrec.encoders.minilm import MiniLMEncoder
 
 NONE = -1
 COLUMNS = ("concept", "name", "keywords", "style", "split", "colour", "hue", "unseen_colours", "png")
@@ -87,18 +89,26 @@ def colourless(name: str) -> str:
 
 
 def read_examples(
-    corpus: Path, split: str, *, turned: int = 0, seed: int = 0, progress: Callable[[float], None] | None = None
+    corpus: Path,
+    split: str,
+    *,
+    wanted: Callable[[str], bool] | None = None,
+    turned: int = 0,
+    seed: int = 0,
+    progress: Callable[[float], None] | None = None,
 ) -> Examples:
     """Read drawings, and make copies in other colours.
 
     Args:
         corpus: directory of the corpus, or its file.
         split: train or held-out.
+        wanted: of which concepts; None: of all.
         turned: copies of each drawing that has a main colour, in as many other colours.
         seed: which colours.
         progress: told the share that is done.
     """
     rows = [row for row in read_corpus(corpus, COLUMNS).to_pylist() if row["split"] == split]
+    rows = [row for row in rows if wanted is None or wanted(row["concept"])]
     rng = np.random.default_rng(seed)
     concepts: dict[str, int] = {}
     names: list[str] = []
@@ -131,6 +141,13 @@ def read_examples(
         names,
         keywords,
     )
+
+
+def sentence_vectors(examples: Examples, text: MiniLMEncoder) -> dict[str, FloatArray]:
+    """Unit vector of all that can be said of these pictures."""
+    said = {sentence.text for row in range(len(examples.concept_N)) for sentence in examples.sentences(row)}
+    texts = sorted(said | set(examples.names))
+    return dict(zip(texts, text.encode(texts), strict=True))
 
 
 def _other_colours(row: Mapping[str, object], count: int, rng: np.random.Generator) -> list[str]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
+from itertools import islice
 
 import numpy as np
 import pyarrow as pa
@@ -17,20 +19,25 @@ from genrec.config.content import EditorSettings
 from genrec.content.contracts import Slots
 from genrec.content.corpus import STYLES
 from genrec.content.creator.embedded import EmbeddedMaker
-from genrec.content.creator.train_restyler import RestylerTraining, kept_apart, read_pairs
+from genrec.content.creator.train_restyler import WITNESSES, RestylerTraining, batches, kept_apart, read_pairs
 from genrec.content.creator.translation import (
     CONFIG,
+    UNPAINTED,
     WEIGHTS,
     Translator,
+    broad,
     is_drawing,
     load_style_translator,
     load_translator,
+    recolour,
     warp,
 )
+from genrec.content.creator.witnesses import FOLDS, fold_of, witnesses
 from genrec.content.digests import bytes_digest
 from genrec.content.editor import Editor, FolderMedia
 from genrec.content.vision import load_encoder
 from genrec.content.vision.reading import picture_bytes
+from genrec.content.vision.training import train_tower
 from genrec.errors import ArtifactError, DataError
 
 
@@ -55,7 +62,15 @@ def corpus(tmp_path_factory):
     for concept in range(24):
         for style, look in enumerate(STYLES):
             split = "held-out" if concept % 6 == 5 else "train"
-            rows.append({"concept": f"c{concept}", "style": look, "split": split, "png": png(drawing(concept, style))})
+            words = {
+                "name": f"ball {concept}",
+                "keywords": ["round"],
+                "colour": None,
+                "hue": None,
+                "unseen_colours": [],
+            }
+            picture = {"style": look, "split": split, "png": png(drawing(concept, style))}
+            rows.append({"concept": f"c{concept}", **words, **picture})
     pq.write_table(pa.Table.from_pylist(rows), path / "corpus.parquet")
     return path
 
@@ -78,24 +93,84 @@ def test_pairs_are_of_one_concept_in_two_styles_and_never_held_out(corpus):
     assert len(pairs.kept_P2) == 12 * sum(kept_apart(f"c{concept}") for concept in range(24) if concept % 6 != 5)
 
 
-def test_before_training_it_leaves_a_picture_as_it_is_and_a_flow_moves_it():
+ORDERS = ((1, 0), (1, 0), (2, 0), (1, 9))
+
+
+def test_a_batch_is_of_one_fold_and_changes_both_drawings_alike(corpus):
+    pairs = read_pairs(corpus)
+    twins = replace(pairs, pixels_N3HW=pairs.pixels_N3HW[pairs.learnt_P2[0, 0]].expand_as(pairs.pixels_N3HW))
+    seen = []
+    for fold, source, target, style in islice(batches(twins, RestylerTraining(batch=8)), 6):
+        torch.testing.assert_close(source, target)
+        assert source.shape == (len(style), 3, 64, 64)
+        seen.append(fold)
+    assert sorted(seen[:FOLDS]) == list(range(FOLDS))
+    begun = [next(batches(pairs, RestylerTraining(batch=8, seed=seed), behind))[1] for seed, behind in ORDERS]
+    torch.testing.assert_close(begun[0], begun[1])
+    assert not any(torch.equal(begun[0], other) for other in begun[2:])
+
+
+def test_a_witness_never_saw_the_concepts_that_it_judges(corpus, tmp_path, monkeypatch):
+    learnt = []
+
+    def trained_on(examples, vectors, settings):
+        learnt.append(set(examples.names))
+        assert set(examples.names) <= set(vectors)
+        return train_tower(examples, vectors, settings)
+
+    monkeypatch.setattr("genrec.content.creator.witnesses.train_tower", trained_on)
+    towers = witnesses(corpus, tmp_path, 1, left_out=kept_apart)
+    concepts = [f"c{concept}" for concept in range(24) if concept % 6 != 5]
+    for fold, names in enumerate(learnt):
+        assert names == {f"ball {c[1:]}" for c in concepts if fold_of(c) != fold and not kept_apart(c)}
+    again = witnesses(corpus, tmp_path, 1, left_out=kept_apart)
+    assert len(learnt) == len(towers) == FOLDS  # read, not trained anew
+    for one, other in zip(towers, again, strict=True):
+        torch.testing.assert_close(other.state_dict(), one.state_dict(), atol=2e-3, rtol=1e-2)
+
+
+def test_before_training_it_shows_the_source_and_a_flow_moves_it():
     pictures = torch.rand(2, 3, 64, 64) * 2 - 1
-    torch.testing.assert_close(Translator()(pictures, torch.tensor([0, 3])), pictures, atol=1e-5, rtol=0)
+    shown = Translator()(pictures, torch.tensor([0, 3]))
+    torch.testing.assert_close(shown, pictures * (1 - torch.sigmoid(torch.tensor(-UNPAINTED))), atol=1e-5, rtol=0)
     flow = torch.zeros(2, 2, 16, 16)
     flow[:, 0] = 8 / 64
     torch.testing.assert_close(warp(pictures, flow)[..., :-8], pictures[..., 8:], atol=1e-4, rtol=0)
+
+
+def test_colours_change_by_an_affine_map_that_holds_white_at_its_origin():
+    pictures = torch.ones(1, 3, 64, 64)
+    pictures[:, 2] = -0.5  # yellow
+    maps = torch.zeros(1, 3, 4, 16, 16)
+    maps[:, 0, 2] = 1 / 3  # red falls as blue does, by a third
+    torch.testing.assert_close(recolour(pictures, maps.flatten(1, 2))[0, :, 0, 0], torch.tensor([0.5, 1.0, -0.5]))
+    white = torch.ones(1, 3, 64, 64)
+    torch.testing.assert_close(recolour(white, maps.flatten(1, 2)), white)
+    maps[:, 1, 3] = -0.25
+    torch.testing.assert_close(recolour(white, maps.flatten(1, 2))[0, :, 9, 9], torch.tensor([1.0, 0.75, 1.0]))
+
+
+def test_nothing_as_fine_as_two_pixels_can_be_painted():
+    line = torch.arange(32)
+    chessboard = ((line[:, None] + line) % 2 * 2.0 - 1).expand(1, 1, 32, 32)
+    assert broad(chessboard)[..., 4:-4, 4:-4].abs().max() < 1e-6
+    torch.testing.assert_close(broad(torch.full((2, 3, 32, 32), 0.7)), torch.full((2, 3, 64, 64), 0.7))
 
 
 def test_a_few_steps_give_weights_that_load_go_on_and_are_checked(corpus, trained, tmp_path):
     config = json.loads((trained / CONFIG).read_text())
     assert config["training"]["steps"] == 3
     assert config["training"]["maps_source"] > 0
-    assert (trained / WEIGHTS).stat().st_size < 1_200_000
+    assert (trained / WEIGHTS).stat().st_size < 1_600_000
     assert "Twemoji" in (trained / "ATTRIBUTION.md").read_text()
     before = load_translator(trained).state_dict()
     assert any(bool((value != Translator().state_dict()[name]).any()) for name, value in before.items())
     for file in (CONFIG, WEIGHTS):
         (tmp_path / file).write_bytes((trained / file).read_bytes())
+    (tmp_path / WITNESSES).symlink_to(trained / WITNESSES)
+    assert main(["content", "train", "restyler", "--corpus", str(corpus), "--out", str(tmp_path), "--steps", "2"]) == 0
+    assert json.loads((tmp_path / CONFIG).read_text())["training"]["steps"] == 5
+    assert any(bool((value != before[name]).any()) for name, value in load_translator(tmp_path).state_dict().items())
     with (tmp_path / WEIGHTS).open("r+b") as stream:
         stream.seek(-1, io.SEEK_END)
         stream.write(b"\x7f")
