@@ -19,7 +19,8 @@ from genrec.config.content import EditorSettings
 from genrec.content.contracts import Slots
 from genrec.content.corpus import STYLES
 from genrec.content.creator.embedded import EmbeddedMaker
-from genrec.content.creator.train_restyler import WITNESSES, RestylerTraining, batches, kept_apart, read_pairs
+from genrec.content.creator.pairs import batches, kept_apart, read_pairs
+from genrec.content.creator.train_restyler import WITNESSES, RestylerTraining
 from genrec.content.creator.translation import (
     CONFIG,
     UNPAINTED,
@@ -100,12 +101,12 @@ def test_a_batch_is_of_one_fold_and_changes_both_drawings_alike(corpus):
     pairs = read_pairs(corpus)
     twins = replace(pairs, pixels_N3HW=pairs.pixels_N3HW[pairs.learnt_P2[0, 0]].expand_as(pairs.pixels_N3HW))
     seen = []
-    for fold, source, target, style in islice(batches(twins, RestylerTraining(batch=8)), 6):
+    for fold, source, target, style in islice(batches(twins, 8, seed=0), 6):
         torch.testing.assert_close(source, target)
         assert source.shape == (len(style), 3, 64, 64)
         seen.append(fold)
     assert sorted(seen[:FOLDS]) == list(range(FOLDS))
-    begun = [next(batches(pairs, RestylerTraining(batch=8, seed=seed), behind))[1] for seed, behind in ORDERS]
+    begun = [next(batches(pairs, 8, seed=seed, behind=behind))[1] for seed, behind in ORDERS]
     torch.testing.assert_close(begun[0], begun[1])
     assert not any(torch.equal(begun[0], other) for other in begun[2:])
 
