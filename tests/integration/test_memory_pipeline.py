@@ -51,8 +51,9 @@ def pipeline(folder: Path, name: str, *, retrieval: bool = False, **memory: obje
     return Pipeline(Settings.model_validate(tree))
 
 
-@pytest.mark.parametrize("neighbours", ["real", "shuffled", "none"])
-@pytest.mark.parametrize("entry", ["prepend", "gated"])
+@pytest.mark.parametrize(
+    ("neighbours", "entry"), [("real", "prepend"), ("real", "gated"), ("shuffled", "prepend"), ("none", "gated")]
+)
 def test_every_arm_goes_through_the_chain(folder, neighbours, entry):
     """Trained for equal steps, evaluated, bundled; what is recommended is what was evaluated."""
     run = pipeline(folder, f"{neighbours}-{entry}", neighbours=neighbours, entry=entry)
