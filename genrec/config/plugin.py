@@ -36,6 +36,11 @@ class GateSettings(Section):
 
     steps: PositiveInt = Field(200, description="most iterations of L-BFGS; the best by a held-out fifth is kept")
     users: PositiveInt | None = Field(5000, description="validation users sampled to learn from; none: all")
+    list_users: int = Field(
+        1000,
+        ge=0,
+        description="validation users whose lists say how far the share of what nobody names is lowered; 0: it stays",
+    )
     balance: float = Field(
         0.25,
         ge=0,

@@ -11,7 +11,8 @@ is no more than the chance that the target is there: it does not bear on the ord
 exact (genrec.decoding.mixture).
 
 Few parameters, learnt on validation targets by maximum likelihood: the sources are counted on training
-interactions, so on training targets they would be judged by what they were made from.
+interactions, so on training targets they would be judged by what they were made from. Then g is lowered as far as lists
+gain by it (:func:`lower_share`).
 
 Shape letters: B users, S sources, M items of a source, X candidates, F features of a user.
 """
@@ -27,6 +28,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from genrec.decoding import ItemMixture
+from genrec.decoding.search import Ranked
 from genrec.models.contracts import PAD_ITEM, Memory
 from genrec.tokenizer.sid_table import SidTable
 
@@ -37,6 +39,10 @@ ITERATIONS_A_LOOK, PATIENCE = 4, 4
 """Iterations of the optimizer between two looks at the held-out users, and looks without gain until it stops."""
 GAIN = 1e-6
 """Nats a target that count as gain."""
+SHIFTS = (0.0, -1.0, -2.0, -3.0, -4.0, -6.0, -9.0)
+"""Log-odds by which g is lowered, as far as lists gain."""
+CUTOFF = 10
+"""Length of those lists."""
 
 
 @dataclass(frozen=True)
@@ -244,6 +250,37 @@ def fit_gate(
             break
     gate.load_state_dict(kept)
     return {"generator": -(held[3] * held[1]).mean().item(), "begun": begun, "learnt": best}
+
+
+@torch.no_grad()
+def lower_share(gate: NeighbourGate, votes: Votes, others: Ranked, targets_B: Tensor) -> dict[float, float]:
+    """Lower g, the share of what no source names, as far as the lists of these users gain by it.
+
+    Likelihood makes g as large as targets are often named by nobody. But that mass is spread as the generator has it,
+    and a generator that is surer of its favourites than it should be puts them before what the pool knows better.
+
+    Args:
+        gate: learnt; its bias is lowered in place.
+        votes: of the users.
+        others: the items that the generator alone likes best of those that no source names, ``CUTOFF`` of each user.
+        targets_B: int64, item indices.
+
+    Returns:
+        Mean NDCG of the lists by shift of the log-odds; the best is taken, the smallest of equals.
+    """
+    bias, found = gate.gate.bias.clone(), {}
+    items_BY = torch.cat([votes.items_BX, others.items_BK], dim=1)
+    wanted_BY = (items_BY == targets_B[:, None]) & (items_BY != PAD_ITEM)
+    for shift in SHIFTS:
+        gate.gate.bias.copy_(bias + shift)
+        log_scale_B, log_masses_BX = gate(votes)
+        scores_BY = torch.cat([log_masses_BX, log_scale_B[:, None] + others.scores_BK], dim=1)
+        target_B1 = scores_BY.masked_fill(~wanted_BY, -torch.inf).amax(dim=1, keepdim=True)
+        before_B = (scores_BY > target_B1).sum(dim=1)
+        listed_B = wanted_BY.any(dim=1) & (before_B < CUTOFF)
+        found[shift] = torch.where(listed_B, 1 / torch.log2(before_B + 2.0), 0.0).mean().item()
+    gate.gate.bias.copy_(bias + max(found, key=lambda shift: found[shift]))
+    return found
 
 
 def _nats(gate: NeighbourGate, votes: Votes, generated_B: Tensor, targets_B: Tensor, weights_B: Tensor) -> Tensor:

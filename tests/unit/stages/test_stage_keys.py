@@ -42,6 +42,7 @@ SPECIAL = {
     "evaluation.seen_items": {"item-knn", "sasrec", "pretrain", "finetune", "evaluate"},
     "plugin.retrieval": {"finetune"},
     "plugin.gate.balance": {"finetune"},
+    "plugin.gate.list_users": {"finetune"},
     "plugin.gate.generator": {"finetune"},
     "plugin.gate.steps": {"finetune"},
     "plugin.gate.users": {"finetune"},
