@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from genrec.genplugin.gate import NeighbourGate, Votes, candidates, fit_gate
+from genrec.decoding.search import Ranked
+from genrec.genplugin.gate import CUTOFF, SHIFTS, NeighbourGate, Votes, candidates, fit_gate, lower_share
 
 USERS, SOURCES, M, N_ITEMS = 400, 2, 6, 40
 
@@ -206,3 +207,46 @@ def test_fitting_is_repeatable(seed: int) -> None:
     targets = votes.items_BX[:, 0].clamp(min=0)
     fits = [fit_gate(NeighbourGate(["a", "b"]), votes, uniform, targets, steps=20, seed=seed) for _ in range(2)]
     assert fits[0] == fits[1]
+
+
+def _others(votes: Votes, generated_BN: torch.Tensor) -> Ranked:
+    """What the generator likes best of what is no candidate."""
+    named_BN = torch.zeros(USERS, N_ITEMS + 1, dtype=torch.bool).scatter_(
+        1, votes.items_BX.masked_fill(votes.items_BX < 0, N_ITEMS), True
+    )[:, :N_ITEMS]
+    best = generated_BN.masked_fill(named_BN, -torch.inf).topk(CUTOFF, dim=1)
+    return Ranked(best.indices.masked_fill(best.values.isinf(), -1), best.values)
+
+
+def _listed(gate: NeighbourGate, votes: Votes, generated_BN: torch.Tensor, targets_B: torch.Tensor) -> float:
+    """NDCG of the lists, from the probability of every item."""
+    scores_BN = torch.stack(
+        [gate.log_likelihood(votes, generated_BN[:, item], torch.full((USERS,), item)) for item in range(N_ITEMS)], 1
+    )
+    before_B = (scores_BN > scores_BN.gather(1, targets_B[:, None])).sum(1)
+    return torch.where(before_B < CUTOFF, 1 / torch.log2(before_B + 2.0), 0.0).mean().item()
+
+
+def test_a_share_is_lowered_as_far_as_lists_gain() -> None:
+    """The generator is sure of three items: rightly, or wrongly, and four targets in ten are the pool's first."""
+    torch.manual_seed(0)
+    sure_BN = torch.randn(USERS, N_ITEMS) / 10
+    sure_BN[:, :3] += 5.0
+    generated_BN = sure_BN.log_softmax(1)
+    votes = _votes(generated_BN)
+    first_B = votes.items_BX.gather(1, votes.weights_BXS.sum(-1).argmax(1, keepdim=True))[:, 0]
+    anywhere = (torch.rand(USERS) < 0.6) | (first_B < 0)
+    right = torch.randint(3, (USERS,))
+    wrong = torch.where(anywhere, torch.randint(3, N_ITEMS, (USERS,)), first_B)
+    shifts = {}
+    for name, targets_B in (("right", right), ("wrong", wrong)):
+        gate = NeighbourGate(["a", "b"])
+        torch.nn.init.constant_(gate.gate.bias, 0.4)
+        before = _listed(gate, votes, generated_BN, targets_B)
+        found = lower_share(gate, votes, _others(votes, generated_BN), targets_B)
+        assert list(found) == list(SHIFTS)
+        assert found[0.0] == pytest.approx(before, abs=1e-6)
+        assert max(found.values()) == pytest.approx(_listed(gate, votes, generated_BN, targets_B), abs=1e-6)
+        shifts[name] = gate.gate.bias.item() - 0.4
+    assert shifts["right"] == pytest.approx(0, abs=1e-6)
+    assert shifts["wrong"] < -1
