@@ -38,7 +38,7 @@ from genrec.encoders import encode_catalog, fit_encoder, save_encoder
 from genrec.stages.training import HostFactory
 from genrec.tokenizer.fit import Tokenizer, fit_tokenizer
 from genrec.tokenizer.sid_table import SidTable
-from genrec.tokenizer.spaces import load_vectors, save_vectors
+from genrec.tokenizer.spaces import load_text_vectors, save_vectors
 from genrec.tokenizer.unique import place
 from genrec.training.loop import fit
 from genrec.training.strategies import SingleStrategy
@@ -89,7 +89,7 @@ def again(paths: Paths, args: argparse.Namespace) -> dict[str, Any]:
     settings = EncoderSettings(text="tfidf-svd", dimension=args.dimension)
     texts = load_catalog(paths.prepared).texts
     embeddings_NE = encode_catalog(texts, settings, paths.cache, encoder=load_encoder(paths.embedded))
-    stored_NE = load_vectors(paths.embedded)[0]
+    stored_NE = load_text_vectors(paths.embedded).numpy()
     return {"correct": bool(np.array_equal(embeddings_NE, stored_NE))}
 
 
@@ -123,7 +123,7 @@ def rqvae(paths: Paths, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _tokenize(paths: Paths, out: Path, settings: TokenizerSettings) -> dict[str, Any]:
-    embeddings_NE = load_vectors(paths.embedded)[0]
+    embeddings_NE = load_text_vectors(paths.embedded).numpy()
     table, metrics = fit_tokenizer(embeddings_NE, settings, out)
     names = ("perplexity", "collisions", "crowd", "reconstruction_error", "level_sizes")
     return {"correct": table.n_items == len(embeddings_NE), **{name: metrics[name] for name in names}}
@@ -132,7 +132,7 @@ def _tokenize(paths: Paths, out: Path, settings: TokenizerSettings) -> dict[str,
 def unique(paths: Paths, args: argparse.Namespace) -> dict[str, Any]:
     """The other way to unique IDs: colliding items of the k-means codes move to free codes."""
     quantizer = Tokenizer.load(paths.kmeans).quantizer
-    embeddings_NE = load_vectors(paths.embedded)[0]
+    embeddings_NE = load_text_vectors(paths.embedded).numpy()
     wanted_NL = SidTable.load(paths.kmeans).codes_NL[:, : quantizer.n_levels]
 
     def distances(rows: Any, codes: Any, level: int) -> Any:

@@ -270,7 +270,7 @@ def lower_share(gate: NeighbourGate, votes: Votes, others: Ranked, targets_B: Te
     """
     bias, found = gate.gate.bias.clone(), {}
     items_BY = torch.cat([votes.items_BX, others.items_BK], dim=1)
-    wanted_BY = (items_BY == targets_B[:, None]) & (items_BY != PAD_ITEM)
+    wanted_BY = items_BY == targets_B[:, None]
     for shift in SHIFTS:
         gate.gate.bias.copy_(bias + shift)
         log_scale_B, log_masses_BX = gate(votes)

@@ -19,7 +19,7 @@ from genrec.decoding import generate, score
 from genrec.decoding.search import Ranked
 from genrec.genplugin.augmented import GENERATOR, AugmentedGenerator
 from genrec.genplugin.gate import CUTOFF, Votes, fit_gate, lower_share
-from genrec.models.contracts import PAD_ITEM, Backbone, Batch
+from genrec.models.contracts import Backbone, Batch
 
 
 def learn_gate(
@@ -85,17 +85,12 @@ def learn_gate(
     told["weights"][GENERATOR] = gate.generator_power.item()
     pool = gate(votes)[1].exp().sum(dim=1).mean().item()
     gates = {GENERATOR: 1 - pool, "pool": pool}
-    shown = {"lists": {f"{shift:g}": value for shift, value in lists.items()}}
-    return {"sources": list(gate.sources), "users": len(users), "nats": nats, **shown, "mean_gates": gates, **told}
+    told["lists"] = {f"{shift:g}": value for shift, value in lists.items()}
+    return {"sources": list(gate.sources), "users": len(users), "nats": nats, "mean_gates": gates, **told}
 
 
 def _unnamed(backbone: Backbone, batch: Batch, said: Votes, exclude_BE: torch.Tensor | None, beams: int) -> Ranked:
     """What the generator likes best of what no source names: [B, K] items."""
     apart = [said.items_BX] if exclude_BE is None else [said.items_BX, exclude_BE]
-    excluded_BE = torch.cat(apart, dim=1)
-    found = generate(backbone, batch, CUTOFF, beams=max(beams, CUTOFF), exclude_BS=excluded_BE, memories=said.memories)
-    missing = CUTOFF - found.items_BK.shape[1]
-    return Ranked(
-        torch.nn.functional.pad(found.items_BK, (0, missing), value=PAD_ITEM),
-        torch.nn.functional.pad(found.scores_BK, (0, missing), value=-torch.inf),
-    )
+    width = max(beams, CUTOFF)
+    return generate(backbone, batch, CUTOFF, beams=width, exclude_BS=torch.cat(apart, dim=1), memories=said.memories)

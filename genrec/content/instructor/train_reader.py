@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -199,21 +199,17 @@ def _calibrate_intents(heads: Heads, reader: Reader, held_out: Sequence[Labelled
                 right_tags, tags = right_tags + int((found == each.tags_T).sum()), tags + len(found)
     logits_BI = torch.cat(logits)
     truth_B = torch.tensor([each.intent for each in held_out])
-    temperature = best_of(
-        np.geomspace(0.5, 4.0, 60), lambda value: float(functional.cross_entropy(logits_BI / value, truth_B))
+    grid = np.geomspace(0.5, 4.0, 60)
+    temperature = round(
+        float(min(grid, key=lambda each: float(functional.cross_entropy(logits_BI / each, truth_B)))), 4
     )
-    heads.config = replace(heads.config, temperature=round(temperature, 4))
+    heads.config = replace(heads.config, temperature=temperature)
     known = torch.tensor([each.operation for each in held_out])
     right = torch.cat(operations).argmax(-1) == known
     return {
         "intent_accuracy": round(float((logits_BI.argmax(-1) == truth_B).float().mean()), 4),
         "operation_accuracy": round(float(right.float().mean()), 4),
         "tag_accuracy": round(right_tags / max(tags, 1), 4),
-        "temperature": round(temperature, 4),
+        "temperature": temperature,
         "instructions": len(held_out),
     }
-
-
-def best_of(values: NDArray[np.float64], loss: Callable[[float], float]) -> float:
-    """The value of least loss."""
-    return float(min(values, key=loss))
