@@ -10,6 +10,7 @@ Shape letters: R rank, I inputs and O outputs of a linear layer.
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -68,20 +69,24 @@ class Adapters(nn.Module):
     def attached(self, model: Any) -> Any:
         """A frozen copy of ``model`` that asks these adapters at every step: for training."""
         copied = _copied(model).requires_grad_(False)
-        for layer, adapters in zip(copied.encoder.layer, self.layers, strict=True):
-            for place, adapter in adapters.items():  # type: ignore[operator]
-                layer.set_submodule(PLACES[place], _Adapted(layer.get_submodule(PLACES[place]), adapter))
+        for layer, path, adapter in self._places(copied):
+            layer.set_submodule(path, _Adapted(layer.get_submodule(path), adapter))
         return copied
 
     def merged(self, model: Any) -> Any:
         """A copy of ``model`` with these adapters in its weights: for reading, as fast as ``model``."""
         copied = _copied(model)
         with torch.no_grad():
-            for layer, adapters in zip(copied.encoder.layer, self.layers, strict=True):
-                for place, adapter in adapters.items():  # type: ignore[operator]
-                    weight = layer.get_submodule(PLACES[place]).weight
-                    weight += adapter.weight_OI().to(weight)
+            for layer, path, adapter in self._places(copied):
+                weight = layer.get_submodule(path).weight
+                weight += adapter.weight_OI().to(weight)
         return copied
+
+    def _places(self, model: Any) -> Iterator[tuple[Any, str, Adapter]]:
+        """Each adapter with the layer of ``model`` and the path in it that it belongs to."""
+        for layer, adapters in zip(model.encoder.layer, self.layers, strict=True):
+            for place, adapter in adapters.items():  # type: ignore[operator]
+                yield layer, PLACES[place], adapter
 
 
 class _Adapted(nn.Module):
