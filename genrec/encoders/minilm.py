@@ -98,10 +98,12 @@ class MiniLMEncoder:
         import torch
         from transformers import AutoModel, AutoTokenizer
 
+        from genrec.products import hasten
+
         tokenizer = AutoTokenizer.from_pretrained(str(self._path), local_files_only=True)
         model = AutoModel.from_pretrained(str(self._path), local_files_only=True, dtype=torch.float32)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        return Loaded(tokenizer, model.eval().to(device), device)
+        return Loaded(tokenizer, hasten(model).eval().to(device), device)
 
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Embed texts.

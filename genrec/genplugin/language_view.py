@@ -13,6 +13,7 @@ from genrec.config import ModelSettings
 from genrec.models.attention import additive
 from genrec.models.blocks import Encoder
 from genrec.models.contracts import PAD_ITEM, Batch, Memory
+from genrec.products import Linear
 
 
 class LanguageView(nn.Module):
@@ -28,7 +29,7 @@ class LanguageView(nn.Module):
         super().__init__()
         self.causal = settings.encoder_attention == "causal"
         self.register_buffer("embeddings", embeddings_NE.float(), persistent=False)
-        self.projection = nn.Linear(embeddings_NE.shape[1], settings.d_model)
+        self.projection = Linear(embeddings_NE.shape[1], settings.d_model)
         self.encoder = Encoder(settings)
 
     def encode(self, batch: Batch) -> Memory:

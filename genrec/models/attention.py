@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from genrec.models import fused
+from genrec.products import Linear
 
 MASKED = -1e9
 """Added to a score that must not count. Finite, so that a row with nothing to see stays finite in bf16 too."""
@@ -93,9 +94,9 @@ class RMSNorm(nn.Module):
         return fused.rms_norm(states, self.weight, self.eps)
 
 
-def drawn_linear(d_in: int, d_out: int, std: float) -> nn.Linear:
+def drawn_linear(d_in: int, d_out: int, std: float) -> Linear:
     """A linear layer without bias, weights drawn with standard deviation ``std``."""
-    layer = nn.Linear(d_in, d_out, bias=False)
+    layer = Linear(d_in, d_out, bias=False)
     nn.init.normal_(layer.weight, std=std)
     return layer
 

@@ -27,6 +27,7 @@ from genrec.models import fused
 from genrec.models.attention import RMSNorm, additive, drawn_linear
 from genrec.models.contracts import PAD_ITEM, Batch, DecoderCache, Memory
 from genrec.models.host import Host
+from genrec.products import Linear, linear
 from genrec.tokenizer.sid_table import SidTable
 
 STD = 0.02
@@ -130,7 +131,7 @@ class DecoderOnly(Host):
         super().__init__(settings, sid_table, embedding_std=STD)
         self.layers = nn.ModuleList(Layer(settings) for _ in range(settings.decoder_layers))
         self.norm = RMSNorm(settings.d_model)
-        self.head: nn.Linear | None = None
+        self.head: Linear | None = None
         if not settings.tie_embeddings:
             self.head = drawn_linear(settings.d_model, sid_table.vocab_size, STD)
 
@@ -205,7 +206,7 @@ class DecoderOnly(Host):
 
     def _logits(self, states: Tensor) -> Tensor:
         states = self.norm(states)
-        return functional.linear(states, self._embedding.weight) if self.head is None else self.head(states)
+        return linear(states, self._embedding.weight) if self.head is None else self.head(states)
 
 
 def _seen_inside(memories: Sequence[Memory]) -> Tensor:

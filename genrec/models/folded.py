@@ -24,6 +24,7 @@ from torch.nn import functional
 
 from genrec.models.attention import Packing, RMSNorm, additive
 from genrec.models.blocks import Decoder, Encoder
+from genrec.products import Linear, Product
 
 LARGEST_TABLE = 2**23
 """Numbers in a table of first-layer projections above which they are computed instead (32 MiB)."""
@@ -33,21 +34,21 @@ SHORT = 128
 
 @dataclass(frozen=True, eq=False)
 class _Encoding:
-    """Matrices [in, out] of an encoder layer; those after a norm hold its gain."""
+    """Matrices of an encoder layer; those after a norm hold its gain."""
 
-    qkv: Tensor
-    out: Tensor
-    wide: Tensor
-    narrow: Tensor
+    qkv: Product
+    out: Product
+    wide: Product
+    narrow: Product
 
 
 @dataclass(frozen=True, eq=False)
 class _Decoding(_Encoding):
     """Those of a decoder layer."""
 
-    query: Tensor
-    cross_out: Tensor
-    keys_values: Tensor
+    query: Product
+    cross_out: Product
+    keys_values: Product
 
 
 @dataclass(eq=False)
@@ -96,7 +97,7 @@ class Folded:
         encoder: its layers.
         decoder: its layers.
         encoder_norm: [D], gain of the encoder's last norm.
-        head: [D, V].
+        head: D to V.
         step_bias: [S, S, H], the decoder's position bias of each position for each earlier one.
         floor: what keeps a norm from zero.
         encoder_table: [V, 3 * I], queries, keys and values of each token in the first layer; None: too large to keep.
@@ -111,7 +112,7 @@ class Folded:
     encoder: list[_Encoding]
     decoder: list[_Decoding]
     encoder_norm: Tensor
-    head: Tensor
+    head: Product
     step_bias: Tensor
     floor: Tensor
     encoder_table: Tensor | None = None
@@ -146,20 +147,20 @@ class Folded:
                     _Decoding(
                         **_matrices(layer),
                         query=_after(layer.cross_norm, layer.cross.query),
-                        cross_out=_laid(layer.cross.out.weight),
-                        keys_values=_laid(into),
+                        cross_out=Product(layer.cross.out.weight),
+                        keys_values=Product(into),
                     )
                     for layer, into in zip(layers, read, strict=True)
                 ],
                 encoder_norm=encoder.norm.weight * width**0.5,
-                head=_laid(head * (decoder.norm.weight * width**0.5)),
+                head=Product(head * (decoder.norm.weight * width**0.5)),
                 step_bias=decoder.bias(levels)[0].permute(1, 2, 0).contiguous(),
                 floor=torch.tensor((width * encoder.norm.eps) ** 0.5),
             )
             if len(embedding) * 3 * decoder.inner <= LARGEST_TABLE:
                 normed = folded._normed(embedding)
-                folded.encoder_table = normed @ folded.encoder[0].qkv
-                folded.decoder_table = normed @ folded.decoder[0].qkv
+                folded.encoder_table = folded.encoder[0].qkv(normed)
+                folded.decoder_table = folded.decoder[0].qkv(normed)
         return folded
 
     def holds(self) -> bool:
@@ -178,11 +179,11 @@ class Folded:
             if index == 0 and self.encoder_table is not None:
                 qkv = self.encoder_table[tokens]
             else:
-                qkv = torch.mm(self._normed(states), layer.qkv)
+                qkv = layer.qkv(self._normed(states))
                 qkv = qkv if packing is None else packing.unpack(qkv).flatten(0, 1)
             mixed = self._over_itself(qkv.view(B, T, 3, self.heads, -1), bias)
-            states.addmm_(mixed if packing is None else mixed[packing.places_X], layer.out)
-            self._feed(states, layer)
+            states = layer.out.add_to(states, mixed if packing is None else mixed[packing.places_X])
+            states = self._fed(states, layer)
         states = self._normed(states).mul_(self.encoder_norm)
         return states.view(B, T, -1) if packing is None else packing.unpack(states)
 
@@ -198,7 +199,7 @@ class Folded:
         packed = states_BTD.flatten(0, 1) if packing is None else packing.pack(states_BTD)
         memory = []
         for layer in self.decoder:
-            both = torch.mm(packed, layer.keys_values)
+            both = layer.keys_values(packed)
             both = both if packing is None else packing.unpack(both)
             key, value = both.view(B, T, 2, self.heads, -1).permute(2, 0, 3, 1, 4)
             memory.append((key, value))
@@ -222,26 +223,26 @@ class Folded:
             if index == 0 and self.decoder_table is not None:
                 qkv = self.decoder_table[tokens]
             else:
-                qkv = torch.mm(self._normed(states), layer.qkv)
+                qkv = layer.qkv(self._normed(states))
             query, key_value = qkv.tensor_split((inner,), dim=1)
             kept = cache.kept[:, index]
             kept[position].copy_(key_value)
             mixed = key_value[:, inner:] if position == 0 else self._over_earlier(query, kept, bias_S1H)
-            states.addmm_(mixed, layer.out)
-            query = torch.mm(self._normed(states), layer.query).view(B, K, self.heads, -1)
+            states = layer.out.add_to(states, mixed)
+            query = layer.query(self._normed(states)).view(B, K, self.heads, -1)
             mixed = self._over_memories(query, *cache.memory[index], cache)
-            states.addmm_(mixed, layer.cross_out)
-            self._feed(states, layer)
-        return torch.mm(self._normed(states), self.head).view(B, K, -1)
+            states = layer.cross_out.add_to(states, mixed)
+            states = self._fed(states, layer)
+        return self.head(self._normed(states)).view(B, K, -1)
 
     @property
     def step_width(self) -> int:
         """I."""
-        return self.decoder[0].out.shape[0]
+        return self.decoder[0].out.inputs
 
-    def _feed(self, states: Tensor, layer: _Encoding) -> None:
-        """Add the feed-forward part's result to the states [X, D]."""
-        states.addmm_(torch.mm(self._normed(states), layer.wide).relu_(), layer.narrow)
+    def _fed(self, states: Tensor, layer: _Encoding) -> Tensor:
+        """The states [X, D] plus the feed-forward part's result."""
+        return layer.narrow.add_to(states, layer.wide.relu(self._normed(states)))
 
     def _normed(self, states: Tensor) -> Tensor:
         """T5's layer norm of [X, D] without gain, divided by sqrt(D): x / sqrt(sum of x^2 + D * eps)."""
@@ -287,7 +288,7 @@ class Folded:
 def foldable(encoder: Encoder, decoder: Decoder, embedding: Tensor) -> bool:
     """Is this a network of whole float32 weights on a CPU?"""
     modules = (module for stack in (encoder, decoder) for module in stack.modules() if hasattr(module, "in_features"))
-    if embedding.device.type != "cpu" or any(type(module) is not nn.Linear for module in modules):
+    if embedding.device.type != "cpu" or any(type(module) is not Linear for module in modules):
         return False
     weights = [embedding, *encoder.parameters(), *decoder.parameters()]
     # Tensors born in inference mode do not count their changes, and ZeRO-3's are not here.
@@ -301,23 +302,18 @@ def _stamp(weights: Iterable[Tensor]) -> list[tuple[int, int]]:
     return [(weight.data_ptr(), weight._version) for weight in weights]
 
 
-def _matrices(layer: Any) -> dict[str, Tensor]:
+def _matrices(layer: Any) -> dict[str, Product]:
     return {
         "qkv": _after(layer.attention_norm, layer.attention.qkv),
-        "out": _laid(layer.attention.out.weight),
+        "out": Product(layer.attention.out.weight),
         "wide": _after(layer.feed_norm, layer.feed.wide),
-        "narrow": _laid(layer.feed.narrow.weight),
+        "narrow": Product(layer.feed.narrow.weight),
     }
 
 
-def _after(norm: RMSNorm, linear: nn.Linear) -> Tensor:
-    """The matrix [in, out] of a linear layer, times the gain and the sqrt(D) of the norm before it."""
-    return _laid(linear.weight * (norm.weight * norm.weight.shape[0] ** 0.5))
-
-
-def _laid(weight: Tensor) -> Tensor:
-    """[out, in] -> [in, out] in memory."""
-    return weight.t().contiguous()
+def _after(norm: RMSNorm, linear: nn.Linear) -> Product:
+    """The matrix of a linear layer, times the gain and the sqrt(D) of the norm before it."""
+    return Product(linear.weight * (norm.weight * norm.weight.shape[0] ** 0.5))
 
 
 def _attended(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> Tensor:

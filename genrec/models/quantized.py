@@ -35,8 +35,10 @@ def _int8(layer: nn.Linear) -> nn.Module:
     from torch.ao.nn.quantized.dynamic import Linear
     from torch.ao.quantization import per_channel_dynamic_qconfig
 
-    layer.qconfig = per_channel_dynamic_qconfig  # type: ignore[assignment]
+    plain = nn.Linear(layer.in_features, layer.out_features, bias=layer.bias is not None)  # the one type it takes
+    plain.weight, plain.bias = layer.weight, layer.bias
+    plain.qconfig = per_channel_dynamic_qconfig  # type: ignore[assignment]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="torch.quantize_per_tensor")  # torch's own call of it
         warnings.simplefilter("ignore", DeprecationWarning)
-        return Linear.from_float(layer)  # type: ignore[no-untyped-call]
+        return Linear.from_float(plain)  # type: ignore[no-untyped-call]

@@ -23,6 +23,7 @@ from torch.nn import functional
 from genrec.config import SasRecSettings
 from genrec.errors import SettingsError
 from genrec.models.contracts import PAD_ITEM, Batch
+from genrec.products import Linear, linear
 
 
 class SasRecBlock(nn.Module):
@@ -34,11 +35,11 @@ class SasRecBlock(nn.Module):
         self.heads = settings.heads
         self.dropout = settings.dropout
         self.norm_attention = nn.LayerNorm(width)
-        self.query_key_value = nn.Linear(width, 3 * width)
-        self.out = nn.Linear(width, width)
+        self.query_key_value = Linear(width, 3 * width)
+        self.out = Linear(width, width)
         self.norm_feed = nn.LayerNorm(width)
-        self.feed_in = nn.Linear(width, width)
-        self.feed_out = nn.Linear(width, width)
+        self.feed_in = Linear(width, width)
+        self.feed_out = Linear(width, width)
 
     def forward(self, states_MD: Tensor, real_BT: Tensor) -> Tensor:
         """float [M, D] -> [M, D], the real positions of a batch; each reads its own row's earlier ones.
@@ -105,7 +106,7 @@ class SasRec(nn.Module):
 
     def score_histories(self, history_BT: Tensor) -> Tensor:
         """float [B, N], logits of the next item."""
-        return self.user_vectors(history_BT) @ self.item_vectors().T
+        return linear(self.user_vectors(history_BT), self.item_vectors())
 
     def loss(self, batch: Batch, generator: torch.Generator | None = None) -> dict[str, Tensor]:
         """Cross-entropy of the next item at every position of the windows.
@@ -128,7 +129,7 @@ class SasRec(nn.Module):
         states_MD, targets_M = self._real_states(batch.history_BT, real_BT)[wanted_M], targets_BP[real_BT][wanted_M]
         n_negatives = self.settings.negatives
         if n_negatives is None or n_negatives >= self.n_items:
-            loss_M = functional.cross_entropy(states_MD @ self.item_vectors().T, targets_M, reduction="none")
+            loss_M = functional.cross_entropy(linear(states_MD, self.item_vectors()), targets_M, reduction="none")
         else:
             loss_M = self._sampled_loss(states_MD, targets_M, n_negatives, generator)
         if batch.weight_BP is None:
@@ -152,7 +153,7 @@ class SasRec(nn.Module):
     ) -> Tensor:
         negatives_S = torch.randint(self.n_items, (n_negatives,), generator=generator).to(targets_M.device)
         positive_M = (states_MD * self.items(targets_M)).sum(dim=1)
-        negative_MS = states_MD @ self.items(negatives_S).T + math.log(self.n_items / n_negatives)
+        negative_MS = linear(states_MD, self.items(negatives_S)) + math.log(self.n_items / n_negatives)
         negative_MS = negative_MS.masked_fill(negatives_S == targets_M[:, None], -math.inf)
         normaliser_M = torch.logaddexp(positive_M, negative_MS.logsumexp(dim=1))
         return normaliser_M - positive_M

@@ -19,14 +19,14 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from genrec.config import ModelSettings
-from genrec.models.attention import MemoryKeys, Packing, additive
+from genrec.models.attention import MemoryKeys, Packing, additive, drawn_linear
 from genrec.models.blocks import Decoder, Encoder
 from genrec.models.contracts import PAD_ITEM, Batch, DecoderCache, Memory
 from genrec.models.folded import Folded, FoldedCache, foldable
 from genrec.models.host import Host
+from genrec.products import Linear, linear
 from genrec.tokenizer.sid_table import SidTable
 
 WORTH_PACKING = 0.9
@@ -70,10 +70,9 @@ class Tiger(Host):
         super().__init__(settings, sid_table, embedding_std=1.0)  # as T5 draws them
         self.encoder = Encoder(settings)
         self.decoder = Decoder(settings)
-        self.head: nn.Linear | None = None
+        self.head: Linear | None = None
         if not settings.tie_embeddings:
-            self.head = nn.Linear(settings.d_model, sid_table.vocab_size, bias=False)
-            nn.init.normal_(self.head.weight)
+            self.head = drawn_linear(settings.d_model, sid_table.vocab_size, 1.0)
         self._folded: Folded | None = None
         self.register_load_state_dict_post_hook(_unfold)  # type: ignore[no-untyped-call]
 
@@ -165,7 +164,7 @@ class Tiger(Host):
     def _logits(self, states: Tensor) -> Tensor:
         if self.head is not None:
             return self.head(states)
-        return functional.linear(states * self.d_model**-0.5, self._embedding.weight)
+        return linear(states * self.d_model**-0.5, self._embedding.weight)
 
 
 def _unfold(module: nn.Module, _keys: object) -> None:

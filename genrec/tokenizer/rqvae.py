@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from genrec.products import Linear
 from genrec.tokenizer.quantizer import CHUNK, FloatRows, ResidualQuantizer, squared_distances
 from genrec.tokenizer.residual_kmeans import (
     PCA_POINTS,
@@ -273,8 +274,8 @@ class _Coder(nn.Module):
         return self.linear(rows) + self.mlp(rows)
 
 
-def _linear(wide: int, narrow: int, rng: torch.Generator) -> nn.Linear:
-    linear: nn.Linear = nn.utils.skip_init(nn.Linear, wide, narrow)  # type: ignore[no-untyped-call]
+def _linear(wide: int, narrow: int, rng: torch.Generator) -> Linear:
+    linear: Linear = nn.utils.skip_init(Linear, wide, narrow)  # type: ignore[no-untyped-call]
     nn.init.xavier_normal_(linear.weight, generator=rng)
     nn.init.zeros_(linear.bias)
     return linear

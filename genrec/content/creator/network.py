@@ -19,6 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from genrec.products import Linear
+
 
 @dataclass(frozen=True)
 class NetworkShape:
@@ -80,9 +82,9 @@ class Attention(nn.Module):
     def __init__(self, width: int, heads: int, source: int | None = None) -> None:
         super().__init__()
         self.heads = heads
-        self.queries = nn.Linear(width, width, bias=False)
-        self.pairs = nn.Linear(width if source is None else source, 2 * width, bias=False)
-        self.out = nn.Linear(width, width, bias=False)
+        self.queries = Linear(width, width, bias=False)
+        self.pairs = Linear(width if source is None else source, 2 * width, bias=False)
+        self.out = Linear(width, width, bias=False)
         self.norm_q = nn.RMSNorm(width // heads)
         self.norm_k = nn.RMSNorm(width // heads)
 
@@ -105,8 +107,8 @@ class Block(nn.Module):
         width = shape.width
         self.own = Attention(width, shape.heads)
         self.words = Attention(width, shape.heads) if reads else None
-        self.up = nn.Linear(width, 2 * shape.hidden, bias=False)
-        self.down = nn.Linear(shape.hidden, width, bias=False)
+        self.up = Linear(width, 2 * shape.hidden, bias=False)
+        self.down = Linear(shape.hidden, width, bias=False)
         self.modulation = nn.Parameter(torch.zeros(6, width))
         if self.words is not None:
             nn.init.zeros_(self.words.out.weight)
@@ -129,18 +131,18 @@ class Network(nn.Module):
         super().__init__()
         self.shape = shape
         width = shape.width
-        self.patches = nn.Linear(shape.components, width)
+        self.patches = Linear(shape.components, width)
         self.places = nn.Parameter(torch.randn(1, shape.patches, width) * 0.02)
-        self.time = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
+        self.time = nn.Sequential(Linear(width, width), nn.SiLU(), Linear(width, width))
         self.style = nn.Embedding(shape.styles + 1, width)
-        self.pooled = nn.Sequential(nn.Linear(shape.text, width), nn.SiLU(), nn.Linear(width, width))
-        self.taste = nn.Linear(shape.text, width, bias=False)
-        self.words = nn.Linear(shape.text, width)
+        self.pooled = nn.Sequential(Linear(shape.text, width), nn.SiLU(), Linear(width, width))
+        self.taste = Linear(shape.text, width, bias=False)
+        self.words = Linear(shape.text, width)
         self.none = nn.Parameter(torch.randn(1, 1, width) * 0.02)
-        self.shared = nn.Linear(width, 6 * width)
+        self.shared = Linear(width, 6 * width)
         self.blocks = nn.ModuleList(Block(shape, reads=place % 2 == 0) for place in range(shape.layers))
-        self.last = nn.Linear(width, 2 * width)
-        self.out = nn.Linear(width, shape.components)
+        self.last = Linear(width, 2 * width)
+        self.out = Linear(width, shape.components)
         for layer in (self.shared, self.last, self.out):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
