@@ -106,6 +106,7 @@ STAGE_VERBS = {
     "tokenize": "embed the items and give them semantic IDs",
     "item-knn": "tune and count the co-occurrence baseline",
     "sasrec": "train the dense baseline",
+    "content-knn": "find each item's nearest by its text",
     "pretrain": "train the generative model",
     "finetune": "learn how far to trust neighbours (plugin.retrieval)",
     "evaluate": "rank the whole catalog with every model; metrics.json and report.html",

@@ -319,6 +319,18 @@ class ItemKNNSettings(Section):
     decay: float = Field(0.7, gt=0, le=1, description="weight of the history per step back (0.9 suits ML-100K)")
 
 
+class ContentKNNSettings(Section):
+    """Content item-kNN: items whose texts are like those of the history."""
+
+    tune: bool = Field(True, description="choose power and decay on validation targets, beginning with these")
+    neighbours: PositiveInt = Field(200, description="nearest items kept of each item")
+    power: PositiveFloat = Field(4.0, description="a neighbour weighs cosine ** this")
+    decay: float = Field(0.7, gt=0, le=1, description="weight of the history per step back")
+
+
+VoteSource = Literal["neighbours", "text", "collaborative", "item-knn", "content-knn", "sasrec"]
+
+
 class RetrievalSettings(Section):
     """Users like this user, and what they vote for."""
 
@@ -338,11 +350,11 @@ class RetrievalSettings(Section):
     bm25_k1: PositiveFloat = 1.5
     bm25_b: float = Field(0.75, ge=0, le=1)
     ivf_from: PositiveInt = Field(
-        200_000, description="users from which FAISS searches clusters (approximate), not all"
+        200_000, description="users (content-kNN: items) from which FAISS searches clusters (approximate), not all"
     )
     ivf_probes: PositiveInt = Field(32, description="clusters that a search visits")
-    vote_sources: tuple[Literal["neighbours", "text", "collaborative", "item-knn", "sasrec"], ...] = Field(
-        ("text", "item-knn", "sasrec"),
+    vote_sources: tuple[VoteSource, ...] = Field(
+        ("text", "item-knn", "content-knn", "sasrec"),
         description="who votes for items; text, collaborative: users of that path; neighbours: the merged users",
     )
     vote_items: PositiveInt = Field(200, description="items a source votes for (M)")
@@ -378,6 +390,7 @@ class BaselineSettings(Section):
 
     sasrec: SasRecSettings = SasRecSettings()
     item_knn: ItemKNNSettings = ItemKNNSettings()
+    content_knn: ContentKNNSettings = ContentKNNSettings()
 
 
 class EvaluationSettings(Section):

@@ -44,8 +44,10 @@ from genrec.retrieval.retriever import COLLABORATIVE, REPRESENTATION, Retrieved,
 
 GENERATOR = "generator"
 GATE, VECTORS = "gate.safetensors", "user_vectors.safetensors"
-SASREC, ITEM_KNN = "sasrec.safetensors", "item_knn.safetensors"
+SASREC, ITEM_KNN, CONTENT_KNN = "sasrec.safetensors", "item_knn.safetensors", "content_knn.safetensors"
 """Files of a directory that holds all that stands beside the host's weights; BM25 is indexed anew from the texts."""
+COUNTED = {"item-knn": ITEM_KNN, "content-knn": CONTENT_KNN}
+"""Sources that are a matrix of items, and their files."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -186,7 +188,7 @@ def files_needed(settings: Settings) -> tuple[str, ...]:
     retrieval = retrieval_in_use(settings)
     asked = COLLABORATIVE in needed_spaces(retrieval) or "sasrec" in retrieval.vote_sources
     sasrec = (SASREC,) if asked else ()
-    return (*sasrec, *((ITEM_KNN,) if "item-knn" in retrieval.vote_sources else ()))
+    return (*sasrec, *(file for source, file in COUNTED.items() if source in retrieval.vote_sources))
 
 
 def assemble(
@@ -216,8 +218,9 @@ def assemble(
         scorers["sasrec"] = Probabilities(SasRecScorer(sasrec.to(device)))
         if COLLABORATIVE in needed_spaces(retrieval):
             encoders[COLLABORATIVE] = SasRecEncoder(sasrec)
-    if ITEM_KNN in needed:
-        scorers["item-knn"] = ItemKNN.load(directory / ITEM_KNN)
+    for source, file in COUNTED.items():
+        if file in needed:
+            scorers[source] = ItemKNN.load(directory / file)
     if REPRESENTATION in needed_spaces(retrieval) or reads_users(settings):
         encoders[REPRESENTATION] = MeanPooledEncoder(backbone, settings.data.max_history)
     vectors = _load_vectors(directory / VECTORS)

@@ -1,4 +1,5 @@
-"""The chain of stages: prepare -> tokenize, item-knn, sasrec -> pretrain -> finetune -> evaluate -> bundle.
+"""The chain of stages: prepare -> tokenize, item-knn, sasrec -> content-knn, pretrain -> finetune -> evaluate ->
+bundle.
 
 What stands under ``ignores`` decides how fast, where or how visibly a result is made, not which. The
 strategy and the number of workers do count: their random streams differ, so do the weights, and a
@@ -137,6 +138,16 @@ STAGES: dict[str, Stage] = {
             spread=True,
         ),
         Stage(
+            name="content-knn",
+            about="find each item's nearest by its text, and tune how they count",
+            make=neighbours.content_knn,
+            depends=(
+                *("baselines.content_knn", "data.max_history", "evaluation.seen_items"),
+                *("retrieval.ivf_from", "retrieval.ivf_probes"),
+            ),
+            inputs=("prepare", "tokenize"),
+        ),
+        Stage(
             name="pretrain",
             about="train the generative model",
             make=training.pretrain,
@@ -163,7 +174,7 @@ STAGES: dict[str, Stage] = {
                 *("training", "evaluation.seen_items", "evaluation.beams"),
             ),
             ignores=RETRIEVAL_MANNER + TRAINING_MANNER,
-            inputs=("prepare", "tokenize", "item-knn", "sasrec", "pretrain"),
+            inputs=("prepare", "tokenize", "item-knn", "content-knn", "sasrec", "pretrain"),
             resumable=True,
         ),
         Stage(
@@ -172,7 +183,7 @@ STAGES: dict[str, Stage] = {
             make=evaluation.evaluate,
             depends=("evaluation", "retrieval", "data.max_history"),
             ignores=("evaluation.batch_size", *RETRIEVAL_MANNER),
-            inputs=("prepare", "tokenize", "item-knn", "sasrec", "pretrain", "finetune"),
+            inputs=("prepare", "tokenize", "item-knn", "content-knn", "sasrec", "pretrain", "finetune"),
         ),
         Stage(
             name="bundle",

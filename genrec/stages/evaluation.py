@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from genrec.bundle import AUGMENTED, MEMORY
 from genrec.config import RetrievalSettings, Settings
 from genrec.errors import DataError
-from genrec.stages.neighbours import ITEM_KNN_FILE, tuned_host
+from genrec.stages.neighbours import CONTENT_KNN_FILE, ITEM_KNN_FILE, tuned_host
 from genrec.stages.stage import Context, Outcome
 from genrec.stages.training import WEIGHTS, build_sasrec
 
@@ -32,8 +32,9 @@ logger = logging.getLogger(__name__)
 
 FRAMES, METRICS, REPORT = "frames", "metrics.json", "report.html"
 EXPOSURE, EXPOSURE_USERS = "exposure.json", "exposure.parquet"
-POPULARITY, ITEM_KNN, USER_KNN, BLEND, SASREC = "popularity", "item-knn", "user-knn", "item-knn+user-knn", "sasrec"
-BASELINES = (POPULARITY, ITEM_KNN, USER_KNN, BLEND, SASREC)
+POPULARITY, ITEM_KNN, CONTENT_KNN, SASREC = "popularity", "item-knn", "content-knn", "sasrec"
+USER_KNN, BLEND = "user-knn", "item-knn+user-knn"
+BASELINES = (POPULARITY, ITEM_KNN, CONTENT_KNN, USER_KNN, BLEND, SASREC)
 USER_KNN_WEIGHT = 0.5
 CLAIM = "ndcg@10"
 
@@ -103,6 +104,7 @@ def rank_all(context: Context, interactions: Interactions, table: SidTable) -> I
     scorers: dict[str, tuple[DenseScorer, int | None]] = {
         POPULARITY: (Popularity.fit(interactions), None),
         ITEM_KNN: (item_knn, None),
+        CONTENT_KNN: (ItemKNN.load(context.inputs["content-knn"] / CONTENT_KNN_FILE), None),
     }
     catalog = load_catalog(context.inputs["prepare"])
     user_knn = _user_knn(interactions, catalog.texts, settings.retrieval)

@@ -1,4 +1,4 @@
-"""The stages around neighbours: item-kNN, tuned once for all who read it, and `finetune`.
+"""The stages around neighbours: item-kNN and content-kNN, tuned once for all who read them, and `finetune`.
 
 `finetune` first teaches the decoder to attend to retrieved users (genrec/stages/memory.py), then learns the gate that
 weighs their votes; each only if the settings ask for it.
@@ -9,16 +9,23 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from genrec.stages.memory import fine_tune_decoder
 from genrec.stages.stage import Context, Outcome
 from genrec.stages.training import WEIGHTS
 
+if TYPE_CHECKING:
+    from genrec.config import EvaluationSettings, Settings
+    from genrec.evaluation.tuning import Trial
+
 logger = logging.getLogger(__name__)
 
-ITEM_KNN_FILE, TRIALS, REPORT = "item_knn.safetensors", "trials.json", "gate.json"
+ITEM_KNN_FILE, CONTENT_KNN_FILE = "item_knn.safetensors", "content_knn.safetensors"
+TRIALS, REPORT = "trials.json", "gate.json"
 
 
 def item_knn(context: Context) -> Outcome:
@@ -30,14 +37,47 @@ def item_knn(context: Context) -> Outcome:
     settings, interactions = context.settings, load_interactions(context.inputs["prepare"])
     best = settings.baselines.item_knn
     if best.tune:
-        # Always for ten items, so that a table of other lengths need not tune and learn again.
-        evaluation = settings.evaluation.model_copy(update={"cutoffs": (10,)})
-        best, trials = tune_item_knn(interactions, best, evaluation, max_history=settings.data.max_history)
-        logger.info("item-kNN tuned in %d trials: %s", len(trials), best)
-        told = [{"settings": trial.settings.model_dump(), "ndcg": trial.ndcg} for trial in trials]
-        (context.out / TRIALS).write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+        best, trials = tune_item_knn(interactions, best, for_tuning(settings), max_history=settings.data.max_history)
+        _tell(context, trials)
     ItemKNN.fit(interactions, best).save(context.out / ITEM_KNN_FILE)
     return Outcome(metrics={"settings": best.model_dump()})
+
+
+def content_knn(context: Context) -> Outcome:
+    """Each item's nearest by its text, with settings tuned on validation targets if they say so."""
+    from genrec.data.load import load_interactions
+    from genrec.evaluation.tuning import CONTENT_KNN_GRID, tune
+    from genrec.retrieval.content_knn import content_knn as weighed
+    from genrec.retrieval.content_knn import nearest_items
+    from genrec.tokenizer.spaces import load_text_vectors
+
+    settings, best = context.settings, context.settings.baselines.content_knn
+    nearest_NN = nearest_items(
+        load_text_vectors(context.inputs["tokenize"]).numpy(), best.neighbours, settings.retrieval
+    )
+    if best.tune:
+        best, trials = tune(
+            best,
+            CONTENT_KNN_GRID,
+            partial(weighed, nearest_NN),
+            load_interactions(context.inputs["prepare"]),
+            for_tuning(settings),
+            max_history=settings.data.max_history,
+        )
+        _tell(context, trials)
+    weighed(nearest_NN, best).save(context.out / CONTENT_KNN_FILE)
+    return Outcome(metrics={"settings": best.model_dump()})
+
+
+def for_tuning(settings: Settings) -> EvaluationSettings:
+    """Always for ten items, so that a table of other lengths need not tune and learn again."""
+    return settings.evaluation.model_copy(update={"cutoffs": (10,)})
+
+
+def _tell(context: Context, trials: Sequence[Trial[Any]]) -> None:
+    told = [{"settings": trial.settings.model_dump(), "ndcg": trial.ndcg} for trial in trials]
+    (context.out / TRIALS).write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+    logger.info("tuned in %d trials: %s", len(trials), max(trials, key=lambda trial: trial.ndcg).settings)
 
 
 def finetune(context: Context) -> Outcome:
@@ -72,7 +112,7 @@ def tuned_host(context: Context, finetuned: Path) -> Any:
 
 def _keep_neighbours(context: Context) -> dict[str, Any]:
     from genrec.data.load import load_catalog, load_interactions
-    from genrec.genplugin.augmented import ITEM_KNN, SASREC, assemble, files_needed
+    from genrec.genplugin.augmented import CONTENT_KNN, ITEM_KNN, SASREC, assemble, files_needed
     from genrec.genplugin.gate_learning import learn_gate
     from genrec.genplugin.memory import reads_users
 
@@ -85,6 +125,7 @@ def _keep_neighbours(context: Context) -> dict[str, Any]:
     for name, made in (
         (SASREC, context.inputs["sasrec"] / WEIGHTS),
         (ITEM_KNN, context.inputs["item-knn"] / ITEM_KNN_FILE),
+        (CONTENT_KNN, context.inputs["content-knn"] / CONTENT_KNN_FILE),
     ):
         if name in files_needed(settings):
             shutil.copyfile(made, context.out / name)
