@@ -28,7 +28,7 @@ SEED = "run.seed"
 STAGES_OF = {
     POPULARITY: ("prepare",),
     ITEM_KNN: ("prepare", "item-knn"),
-    CONTENT_KNN: ("prepare", "tokenize", "content-knn"),
+    CONTENT_KNN: ("prepare", "content-knn"),
     USER_KNN: ("prepare",),
     BLEND: ("prepare", "item-knn"),
     SASREC: ("prepare", "sasrec"),

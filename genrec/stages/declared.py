@@ -142,9 +142,10 @@ STAGES: dict[str, Stage] = {
             about="find each item's nearest by its text, and tune how they count",
             make=neighbours.content_knn,
             depends=(
-                *("baselines.content_knn", "data.max_history", "evaluation.seen_items"),
+                *("encoder", "baselines.content_knn", "data.max_history", "evaluation.seen_items"),
                 *("retrieval.ivf_from", "retrieval.ivf_probes"),
             ),
+            ignores=("encoder.path", "encoder.batch_size"),
             inputs=("prepare", "tokenize"),
         ),
         Stage(

@@ -12,6 +12,7 @@ const PARTS = {
   collaborative: "People with similar tastes",
   neighbours: "People with similar histories",
   "item-knn": "Items taken together",
+  "content-knn": "Items described alike",
   sasrec: "The order in which things are taken",
 };
 

@@ -17,6 +17,7 @@ from genrec.config import EvaluationSettings
 from genrec.evaluation.rank import load_frame
 from genrec.stages import STAGES, open_stage
 from genrec.stages.compare import compare
+from genrec.stages.evaluation import BASELINES
 from tests.serving import raw_data
 
 pytestmark = pytest.mark.integration
@@ -32,7 +33,6 @@ TINY = {
     "baselines": {"sasrec": {"d_model": 16, "layers": 1, "epochs": 1, "negatives": None}},
     "evaluation": {"bootstrap_samples": 50},
 }
-WITH_USERS = ("user-knn", "item-knn+user-knn")
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +91,7 @@ def test_status_tells_what_would_be_made(folder, capsys):
     lines = [line for line in capsys.readouterr().out.splitlines() if "│" in line]
     states = {line.split("│")[1].strip(): line.split("│")[3].strip() for line in lines}
     assert states == {
-        **dict.fromkeys(["prepare", "tokenize", "item-knn", "sasrec", "pretrain", "finetune"], "up to date"),
+        **dict.fromkeys(STAGES, "up to date"),
         **dict.fromkeys(["evaluate", "bundle"], "to be made"),
     }
 
@@ -152,7 +152,7 @@ def hit(rows, model):
 def test_compare_averages_seeds(seeds):
     runs, names = seeds / "runs", ["first", "seed-1", "seed-2"]
     rows = compare(runs, names, EvaluationSettings(bootstrap_samples=50))
-    assert {row.model for row in rows} == {"popularity", "item-knn", *WITH_USERS, "sasrec", "tiger", "tiger+neighbours"}
+    assert {row.model for row in rows} == {*BASELINES, "tiger", "tiger+neighbours"}
     frames = [load_frame(open_stage(runs, name, "evaluate") / "frames" / "tiger.parquet") for name in names]
     row = hit(rows, "tiger")
     assert row.seeds == [0, 1, 2]
@@ -164,9 +164,7 @@ def test_compare_averages_seeds(seeds):
 def test_compare_never_mixes_what_was_made_differently(seeds, capsys):
     rows = compare(seeds / "runs", ["first", "seed-1", "random"], EvaluationSettings(bootstrap_samples=50))
     assert {row.model: row.seeds for row in rows} == {
-        "popularity": [],
-        "item-knn": [],
-        **{name: [] for name in WITH_USERS},
+        **{name: [] for name in BASELINES},
         "sasrec": [0, 1],
         "tiger [kind=residual-kmeans, seed=0]": [0, 1],
         "tiger [kind=random, seed=5]": [0],
@@ -183,6 +181,6 @@ def test_runs_share_what_they_have_in_common(seeds):
     artifacts = seeds / "runs" / "artifacts"
     counts = {stage: len(list((artifacts / stage).glob("[!.]*"))) for stage in STAGES}
     assert counts == {
-        **{"prepare": 1, "tokenize": 2, "item-knn": 1, "sasrec": 3},
+        **{"prepare": 1, "tokenize": 2, "item-knn": 1, "content-knn": 2, "sasrec": 3},
         **{"pretrain": 4, "finetune": 4, "evaluate": 4, "bundle": 1},
     }

@@ -21,9 +21,10 @@ CHAIN = {
     "tokenize": ["prepare"],
     "item-knn": ["prepare"],
     "sasrec": ["prepare"],
+    "content-knn": ["prepare", "tokenize"],
     "pretrain": ["prepare", "tokenize"],
-    "finetune": ["prepare", "tokenize", "item-knn", "sasrec", "pretrain"],
-    "evaluate": ["prepare", "tokenize", "item-knn", "sasrec", "pretrain", "finetune"],
+    "finetune": ["prepare", "tokenize", "item-knn", "content-knn", "sasrec", "pretrain"],
+    "evaluate": ["prepare", "tokenize", "item-knn", "content-knn", "sasrec", "pretrain", "finetune"],
     "bundle": ["prepare", "tokenize", "pretrain", "finetune", "evaluate"],
 }
 NOTHING = {
@@ -38,8 +39,10 @@ NOTHING = {
 }  # fmt: skip
 SPECIAL = {
     "run.seed": {"sasrec", "pretrain", "finetune"},
-    "data.max_history": {"item-knn", "sasrec", "pretrain", "finetune", "evaluate"},
-    "evaluation.seen_items": {"item-knn", "sasrec", "pretrain", "finetune", "evaluate"},
+    "data.max_history": {"item-knn", "content-knn", "sasrec", "pretrain", "finetune", "evaluate"},
+    "evaluation.seen_items": {"item-knn", "content-knn", "sasrec", "pretrain", "finetune", "evaluate"},
+    "retrieval.ivf_from": {"content-knn", "finetune", "evaluate"},
+    "retrieval.ivf_probes": {"content-knn", "finetune", "evaluate"},
     "plugin.retrieval": {"finetune"},
     "plugin.gate.balance": {"finetune"},
     "plugin.gate.list_users": {"finetune"},
@@ -68,12 +71,13 @@ SPECIAL = {
 }
 SECTIONS = {
     "data": {"prepare"},
-    "encoder": {"tokenize"},
+    "encoder": {"tokenize", "content-knn"},
     "tokenizer": {"tokenize"},
     "model": {"pretrain"},
     "training": {"pretrain"},
     "baselines.sasrec": {"sasrec"},
     "baselines.item_knn": {"item-knn"},
+    "baselines.content_knn": {"content-knn"},
     "evaluation": {"evaluate"},
     "bundle": {"bundle"},
     "plugin": {"pretrain"},
