@@ -26,7 +26,7 @@ from genrec.training.strategies import SingleStrategy
 
 N_ITEMS, MAX_HISTORY = 12_101, 20
 KINDS = {
-    "matrix products": ("mm", "addmm", "addmm_", "mv", "mkldnn_linear"),
+    "matrix products": ("mm", "addmm", "addmm_", "mv", "mkldnn_linear", "mkldnn::_linear_pointwise"),
     "attention": ("bmm", "baddbmm", "_scaled_dot_product", "_softmax", "softmax"),
     "dropout masks": ("random_", "ge"),
     "norms": ("linalg_vector_norm", "hypot", "rms_norm", "rsqrt_", "_fused_rms_norm"),
