@@ -1,8 +1,8 @@
 """Why an item is recommended: reasons that cost nothing, and an explanation that is measured.
 
 ``because`` names the items of the history that an entry goes with, by item-kNN's co-occurrence weights where the
-bundle has them (the very numbers by which item-kNN votes), else by shared levels of their semantic IDs. It comes with
-every list.
+bundle has them (the very numbers by which item-kNN votes), by content-kNN's where nobody took the two together, else by
+shared levels of their semantic IDs. It comes with every list.
 
 ``explain`` measures: the log-probability of the item is computed again with each item of the history left out
 (leave-one-out; no attention weight is read as a reason), and the retrieved users and sources whose votes reach the

@@ -485,10 +485,7 @@ class Recommender:
     ) -> list[Recommendation]:
         """The entries of a list with what is known of each."""
         catalog, seen = self.bundle.catalog, history[-self.bundle.settings.data.max_history :]
-        counted_seen, counted_items = seen, row.items
-        if self.inserted is not None and self._knn is not None:
-            counted_seen, counted_items = self.inserted.known(seen), self.inserted.known(np.asarray(row.items)).tolist()
-        weights_TK = likeness(counted_seen, counted_items, self._codes_NL, self._knn)
+        weights_TK, counted_K = self._spoken(seen, row.items)
         entries = []
         for place, (item, score) in enumerate(zip(row.items, row.scores, strict=True)):
             because = strongest(weights_TK[:, place], seen, REASONS)
@@ -499,7 +496,7 @@ class Recommender:
                     {"item_id": catalog.item_ids[index], "title": title, "share": round(share, 4)}
                     for (index, share), title in zip(because, titles, strict=True)
                 ],
-                "reason": sentence(titles, self._knn is not None),
+                "reason": sentence(titles, bool(counted_K[place])),
             }
             if row.shares_CK is not None and self.augmented is not None:
                 shares = dict(zip(self.augmented.parts, row.shares_CK[:, place].tolist(), strict=True))
@@ -523,10 +520,25 @@ class Recommender:
         asset = None if self.inserted is None else self.inserted.asset(item)
         return {} if asset is None else {"source": asset.source, "fidelity": asset.report.model_dump(mode="json")}
 
-    @cached_property
-    def _knn(self) -> ItemKNN | None:
-        """The co-occurrence counts, if the bundle has them."""
-        scorer = None if self.augmented is None else self.augmented.retriever.scorers.get("item-knn")
+    def _spoken(self, seen: NDArray[np.integer], items: Sequence[int]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+        """How much each item of the history speaks for each listed one [T, K], and of which that was counted [K].
+
+        Where nobody took two items together, likeness of their texts speaks; in a bundle without either, their codes.
+        """
+        counts, texts = self._neighbours("item-knn"), self._neighbours("content-knn")
+        if self.inserted is not None and (counts is not None or texts is not None):
+            seen, items = self.inserted.known(seen), self.inserted.known(np.asarray(items)).tolist()
+        if counts is None:
+            return likeness(seen, items, self._codes_NL, texts), np.zeros(len(items), dtype=bool)
+        weights_TK = likeness(seen, items, self._codes_NL, counts)
+        counted_K = np.asarray(weights_TK.any(axis=0))
+        if texts is not None:
+            weights_TK = np.where(counted_K, weights_TK, likeness(seen, items, self._codes_NL, texts))
+        return weights_TK, counted_K
+
+    def _neighbours(self, source: str) -> ItemKNN | None:
+        """The items that ``source`` goes by, if it votes in this bundle."""
+        scorer = None if self.augmented is None else self.augmented.retriever.scorers.get(source)
         return scorer if isinstance(scorer, ItemKNN) else None
 
 

@@ -18,11 +18,12 @@ from genrec.bundle import write_bundle
 from genrec.config import Settings
 from genrec.data.load import load_catalog, load_interactions
 from genrec.data.prepare import prepare
-from genrec.genplugin.augmented import ITEM_KNN, SASREC, AugmentedGenerator, assemble
+from genrec.genplugin.augmented import CONTENT_KNN, ITEM_KNN, SASREC, AugmentedGenerator, assemble
 from genrec.genplugin.gate_learning import learn_gate
 from genrec.models import build_backbone
 from genrec.models.item_knn import ItemKNN
 from genrec.models.sasrec import SasRec
+from genrec.retrieval.content_knn import content_knn, nearest_items
 from genrec.stages import Pipeline
 from genrec.tokenizer.sid_table import SidTable
 
@@ -110,12 +111,15 @@ def assembled_bundle(folder: Path, seed: int = 0, *, neighbours: bool = False) -
 
 
 def learnt_neighbours(folder: Path, prepared: Path, settings: Settings, host: torch.nn.Module) -> AugmentedGenerator:
-    """All that stands beside ``host``, in ``folder / "neighbours"``, around a SASRec with fresh weights."""
+    """All that stands beside ``host``, in ``folder / "neighbours"``: a SASRec with fresh weights, texts that are drawn."""
     out = folder / "neighbours"
     out.mkdir()
     data, texts = load_interactions(prepared), load_catalog(prepared).texts
     save_file(SasRec(settings.baselines.sasrec, data.n_items, settings.data.max_history).state_dict(), out / SASREC)
     ItemKNN.fit(data, settings.baselines.item_knn).save(out / ITEM_KNN)
+    drawn_NE = np.random.default_rng(0).normal(size=(data.n_items, 16)).astype(np.float32)
+    nearest_NN = nearest_items(drawn_NE, 10, settings.retrieval)
+    content_knn(nearest_NN, settings.baselines.content_knn).save(out / CONTENT_KNN)
     augmented = assemble(host, data, texts, settings, out)
     learn_gate(augmented, host, data, settings)
     augmented.save(out, host.sid_table.version)

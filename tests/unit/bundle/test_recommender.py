@@ -67,6 +67,25 @@ def test_with_neighbours_lists_equal_the_offline_ones_one_by_one(whole):
         assert {item.evidence["strongest_source"] for item in answer} <= set(augmented.parts)
 
 
+def test_what_nobody_took_together_is_told_by_its_text(whole):
+    """Reasons are counts where there are any, and else the likest items of the history by their texts."""
+    counts, texts = (whole.augmented.retriever.scorers[name].weights_NN for name in ("item-knn", "content-knn"))
+    index = {item: place for place, item in enumerate(whole.bundle.catalog.item_ids)}
+    told = {"counted": 0, "read": 0}
+    for request in [known(user, 60) for user in range(40)]:
+        history = whole.history_of(request.user_id)[-20:]
+        for entry in whole.recommend_batch([request])[0]:
+            item, reason = index[entry.item_id], entry.evidence["reason"]
+            because = {index[each["item_id"]] for each in entry.evidence["because"]}
+            counted, alike = ({int(seen) for seen in history if matrix[seen, item] > 0} for matrix in (counts, texts))
+            assert because <= (counted or alike)
+            assert bool(because) == bool(counted or alike)
+            if because:
+                assert reason.startswith("Often taken" if counted else "Like ")
+                told["counted" if counted else "read"] += 1
+    assert min(told.values()) > 10
+
+
 def test_with_neighbours_a_history_sent_in_a_known_users_name_equals_the_known_one(whole):
     ids = whole.bundle.catalog.item_ids
     sent = tuple(ids[i] for i in whole.history_of("u3"))
