@@ -111,7 +111,7 @@ def assembled_bundle(folder: Path, seed: int = 0, *, neighbours: bool = False) -
 
 
 def learnt_neighbours(folder: Path, prepared: Path, settings: Settings, host: torch.nn.Module) -> AugmentedGenerator:
-    """All that stands beside ``host``, in ``folder / "neighbours"``: a SASRec with fresh weights, texts that are drawn."""
+    """All that stands beside ``host``, in ``folder / "neighbours"``: a SASRec with fresh weights, drawn texts."""
     out = folder / "neighbours"
     out.mkdir()
     data, texts = load_interactions(prepared), load_catalog(prepared).texts
