@@ -23,7 +23,7 @@ from genrec.genplugin.gate_learning import learn_gate
 from genrec.models import build_backbone
 from genrec.models.item_knn import ItemKNN
 from genrec.models.sasrec import SasRec
-from genrec.retrieval.content_knn import content_knn, nearest_items
+from genrec.retrieval.content_knn import by_content, nearest_items
 from genrec.stages import Pipeline
 from genrec.tokenizer.sid_table import SidTable
 
@@ -119,7 +119,7 @@ def learnt_neighbours(folder: Path, prepared: Path, settings: Settings, host: to
     ItemKNN.fit(data, settings.baselines.item_knn).save(out / ITEM_KNN)
     drawn_NE = np.random.default_rng(0).normal(size=(data.n_items, 16)).astype(np.float32)
     nearest_NN = nearest_items(drawn_NE, 10, settings.retrieval)
-    content_knn(nearest_NN, settings.baselines.content_knn).save(out / CONTENT_KNN)
+    by_content(nearest_NN, settings.baselines.content_knn).save(out / CONTENT_KNN)
     augmented = assemble(host, data, texts, settings, out)
     learn_gate(augmented, host, data, settings)
     augmented.save(out, host.sid_table.version)

@@ -24,7 +24,7 @@ BLOCK = 256
 
 def nearest_items(embeddings_NE: NDArray[np.float32], neighbours: int, search: RetrievalSettings) -> sp.csr_matrix:
     """float32 CSR [N, N], cosines above zero of each item's nearest others; by clusters from ``search.ivf_from`` on."""
-    index = CollaborativeUsers.fit(embeddings_NE, search)
+    index = CollaborativeUsers.fit(embeddings_NE, search)  # an index of unit vectors, here of items
     n_items = len(embeddings_NE)
     rows, columns, cosines = [], [], []
     for begin in range(0, n_items, BLOCK):
@@ -40,7 +40,7 @@ def nearest_items(embeddings_NE: NDArray[np.float32], neighbours: int, search: R
     return matrix
 
 
-def content_knn(nearest_NN: sp.csr_matrix, settings: ContentKNNSettings) -> ItemKNN:
+def by_content(nearest_NN: sp.csr_matrix, settings: ContentKNNSettings) -> ItemKNN:
     """The scorer over what :func:`nearest_items` found."""
     weights_NN = nearest_NN.copy()
     weights_NN.data = weights_NN.data**settings.power

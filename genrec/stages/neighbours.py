@@ -37,7 +37,7 @@ def item_knn(context: Context) -> Outcome:
     settings, interactions = context.settings, load_interactions(context.inputs["prepare"])
     best = settings.baselines.item_knn
     if best.tune:
-        best, trials = tune_item_knn(interactions, best, for_tuning(settings), max_history=settings.data.max_history)
+        best, trials = tune_item_knn(interactions, best, _for_tuning(settings), max_history=settings.data.max_history)
         _tell(context, trials)
     ItemKNN.fit(interactions, best).save(context.out / ITEM_KNN_FILE)
     return Outcome(metrics={"settings": best.model_dump()})
@@ -47,8 +47,7 @@ def content_knn(context: Context) -> Outcome:
     """Each item's nearest by its text, with settings tuned on validation targets if they say so."""
     from genrec.data.load import load_interactions
     from genrec.evaluation.tuning import CONTENT_KNN_GRID, tune
-    from genrec.retrieval.content_knn import content_knn as weighed
-    from genrec.retrieval.content_knn import nearest_items
+    from genrec.retrieval.content_knn import by_content, nearest_items
     from genrec.tokenizer.spaces import load_text_vectors
 
     settings, best = context.settings, context.settings.baselines.content_knn
@@ -59,17 +58,17 @@ def content_knn(context: Context) -> Outcome:
         best, trials = tune(
             best,
             CONTENT_KNN_GRID,
-            partial(weighed, nearest_NN),
+            partial(by_content, nearest_NN),
             load_interactions(context.inputs["prepare"]),
-            for_tuning(settings),
+            _for_tuning(settings),
             max_history=settings.data.max_history,
         )
         _tell(context, trials)
-    weighed(nearest_NN, best).save(context.out / CONTENT_KNN_FILE)
+    by_content(nearest_NN, best).save(context.out / CONTENT_KNN_FILE)
     return Outcome(metrics={"settings": best.model_dump()})
 
 
-def for_tuning(settings: Settings) -> EvaluationSettings:
+def _for_tuning(settings: Settings) -> EvaluationSettings:
     """Always for ten items, so that a table of other lengths need not tune and learn again."""
     return settings.evaluation.model_copy(update={"cutoffs": (10,)})
 

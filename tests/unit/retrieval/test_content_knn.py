@@ -7,7 +7,7 @@ import pytest
 
 from genrec.config import ContentKNNSettings, RetrievalSettings
 from genrec.models.item_knn import ItemKNN
-from genrec.retrieval.content_knn import content_knn, nearest_items
+from genrec.retrieval.content_knn import by_content, nearest_items
 
 N, E = 60, 12
 
@@ -33,7 +33,7 @@ def scored(embeddings: np.ndarray, history: list[int], settings: ContentKNNSetti
 @pytest.mark.parametrize(("neighbours", "power", "decay"), [(5, 1.0, 1.0), (20, 4.0, 0.5), (N, 2.0, 0.7)])
 def test_scores_are_their_definition(embeddings, neighbours, power, decay):
     settings = ContentKNNSettings(neighbours=neighbours, power=power, decay=decay)
-    found = content_knn(nearest_items(embeddings, neighbours, RetrievalSettings()), settings)
+    found = by_content(nearest_items(embeddings, neighbours, RetrievalSettings()), settings)
     histories = [[3], [7, 1, 7], [50, 2, 9, 30]]
     padded = np.array([history + [-1] * (5 - len(history)) for history in histories])
     expected = [scored(embeddings, history, settings) for history in histories]
@@ -43,7 +43,7 @@ def test_scores_are_their_definition(embeddings, neighbours, power, decay):
 def test_weights_may_be_tried_without_another_search(embeddings):
     nearest = nearest_items(embeddings, 10, RetrievalSettings())
     before = nearest.data.copy()
-    one, other = (content_knn(nearest, ContentKNNSettings(power=power)) for power in (1.0, 8.0))
+    one, other = (by_content(nearest, ContentKNNSettings(power=power)) for power in (1.0, 8.0))
     np.testing.assert_array_equal(nearest.data, before)
     np.testing.assert_allclose(one.weights_NN.data**8, other.weights_NN.data, rtol=1e-5)
 
@@ -69,7 +69,7 @@ def test_searching_clusters_finds_nearly_the_same(embeddings):
 
 
 def test_it_comes_back_from_disk(embeddings, tmp_path):
-    made = content_knn(nearest_items(embeddings, 5, RetrievalSettings()), ContentKNNSettings())
+    made = by_content(nearest_items(embeddings, 5, RetrievalSettings()), ContentKNNSettings())
     made.save(tmp_path / "content.safetensors")
     histories = np.array([[0, 1, -1], [4, 3, 2]])
     found = ItemKNN.load(tmp_path / "content.safetensors").score_histories(histories)
