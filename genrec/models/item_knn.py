@@ -28,7 +28,7 @@ from genrec.errors import ArtifactError
 
 @dataclass(frozen=True, eq=False)
 class ItemKNN:
-    """Fitted co-occurrence neighbours.
+    """Fitted neighbours of items: by co-occurrence, or with other weights (genrec/retrieval/content_knn.py).
 
     Attributes:
         weights_NN: float32 CSR [N, N], row = item of the history, column = item scored.
