@@ -532,7 +532,7 @@ class Recommender:
             return likeness(seen, items, self._codes_NL, texts), np.zeros(len(items), dtype=bool)
         weights_TK = likeness(seen, items, self._codes_NL, counts)
         counted_K = np.asarray(weights_TK.any(axis=0))
-        if texts is not None:
+        if texts is not None and not counted_K.all():
             weights_TK = np.where(counted_K, weights_TK, likeness(seen, items, self._codes_NL, texts))
         return weights_TK, counted_K
 

@@ -11,13 +11,12 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
-from genrec.config import EvaluationSettings, ItemKNNSettings
+from genrec.config import EvaluationSettings
 from genrec.config.sections import Section
 from genrec.data.interactions import Interactions
 from genrec.evaluation.metrics import gains
 from genrec.evaluation.rank import rank_dense
 from genrec.models.dense import DenseScorer
-from genrec.models.item_knn import ItemKNN
 
 Chosen = TypeVar("Chosen", bound=Section)
 
@@ -86,17 +85,3 @@ def tune(
             if score(candidate) > score(best):
                 best = candidate
     return best, [Trial(settings, value) for settings, value in scored.items()]
-
-
-def tune_item_knn(
-    interactions: Interactions, start: ItemKNNSettings, evaluation: EvaluationSettings, *, max_history: int
-) -> tuple[ItemKNNSettings, list[Trial[ItemKNNSettings]]]:
-    """:func:`tune` for item-kNN, decay last."""
-    return tune(
-        start,
-        ITEM_KNN_GRID,
-        lambda settings: ItemKNN.fit(interactions, settings),
-        interactions,
-        evaluation,
-        max_history=max_history,
-    )

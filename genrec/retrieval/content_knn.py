@@ -42,6 +42,5 @@ def nearest_items(embeddings_NE: NDArray[np.float32], neighbours: int, search: R
 
 def by_content(nearest_NN: sp.csr_matrix, settings: ContentKNNSettings) -> ItemKNN:
     """The scorer over what :func:`nearest_items` found."""
-    weights_NN = nearest_NN.copy()
-    weights_NN.data = weights_NN.data**settings.power
-    return ItemKNN(weights_NN, settings.decay)
+    weights = nearest_NN.data**settings.power  # who is near whom is shared by all settings tried
+    return ItemKNN(sp.csr_matrix((weights, nearest_NN.indices, nearest_NN.indptr), nearest_NN.shape), settings.decay)

@@ -9,18 +9,21 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from genrec.config import ContentKNNSettings, ItemKNNSettings
 from genrec.stages.memory import fine_tune_decoder
 from genrec.stages.stage import Context, Outcome
 from genrec.stages.training import WEIGHTS
 
 if TYPE_CHECKING:
-    from genrec.config import EvaluationSettings, Settings
-    from genrec.evaluation.tuning import Trial
+    from genrec.data.interactions import Interactions
+    from genrec.models.dense import DenseScorer
+
+Neighbourly = TypeVar("Neighbourly", ItemKNNSettings, ContentKNNSettings)
 
 logger = logging.getLogger(__name__)
 
@@ -31,52 +34,50 @@ TRIALS, REPORT = "trials.json", "gate.json"
 def item_knn(context: Context) -> Outcome:
     """Count co-occurrences, with settings tuned on validation targets if they say so."""
     from genrec.data.load import load_interactions
-    from genrec.evaluation.tuning import tune_item_knn
+    from genrec.evaluation.tuning import ITEM_KNN_GRID
     from genrec.models.item_knn import ItemKNN
 
-    settings, interactions = context.settings, load_interactions(context.inputs["prepare"])
-    best = settings.baselines.item_knn
-    if best.tune:
-        best, trials = tune_item_knn(interactions, best, _for_tuning(settings), max_history=settings.data.max_history)
-        _tell(context, trials)
-    ItemKNN.fit(interactions, best).save(context.out / ITEM_KNN_FILE)
+    interactions = load_interactions(context.inputs["prepare"])
+    fit = partial(ItemKNN.fit, interactions)
+    best = _tuned(context, context.settings.baselines.item_knn, ITEM_KNN_GRID, fit, interactions)
+    fit(best).save(context.out / ITEM_KNN_FILE)
     return Outcome(metrics={"settings": best.model_dump()})
 
 
 def content_knn(context: Context) -> Outcome:
     """Each item's nearest by its text, with settings tuned on validation targets if they say so."""
     from genrec.data.load import load_interactions
-    from genrec.evaluation.tuning import CONTENT_KNN_GRID, tune
+    from genrec.evaluation.tuning import CONTENT_KNN_GRID
     from genrec.retrieval.content_knn import by_content, nearest_items
     from genrec.tokenizer.spaces import load_text_vectors
 
-    settings, best = context.settings, context.settings.baselines.content_knn
-    nearest_NN = nearest_items(
-        load_text_vectors(context.inputs["tokenize"]).numpy(), best.neighbours, settings.retrieval
-    )
-    if best.tune:
-        best, trials = tune(
-            best,
-            CONTENT_KNN_GRID,
-            partial(by_content, nearest_NN),
-            load_interactions(context.inputs["prepare"]),
-            _for_tuning(settings),
-            max_history=settings.data.max_history,
-        )
-        _tell(context, trials)
-    by_content(nearest_NN, best).save(context.out / CONTENT_KNN_FILE)
+    start, text_NE = context.settings.baselines.content_knn, load_text_vectors(context.inputs["tokenize"]).numpy()
+    fit = partial(by_content, nearest_items(text_NE, start.neighbours, context.settings.retrieval))
+    best = _tuned(context, start, CONTENT_KNN_GRID, fit, load_interactions(context.inputs["prepare"]))
+    fit(best).save(context.out / CONTENT_KNN_FILE)
     return Outcome(metrics={"settings": best.model_dump()})
 
 
-def _for_tuning(settings: Settings) -> EvaluationSettings:
-    """Always for ten items, so that a table of other lengths need not tune and learn again."""
-    return settings.evaluation.model_copy(update={"cutoffs": (10,)})
+def _tuned(
+    context: Context,
+    start: Neighbourly,
+    grid: Mapping[str, Sequence[float]],
+    fit: Callable[[Neighbourly], DenseScorer],
+    interactions: Interactions,
+) -> Neighbourly:
+    """The settings to fit with: ``start``, or the best of the grid where it says so, whose trials are then told."""
+    from genrec.evaluation.tuning import tune
 
-
-def _tell(context: Context, trials: Sequence[Trial[Any]]) -> None:
+    if not start.tune:
+        return start
+    settings = context.settings
+    # Always for ten items, so that a table of other lengths need not tune and learn again.
+    evaluation = settings.evaluation.model_copy(update={"cutoffs": (10,)})
+    best, trials = tune(start, grid, fit, interactions, evaluation, max_history=settings.data.max_history)
     told = [{"settings": trial.settings.model_dump(), "ndcg": trial.ndcg} for trial in trials]
     (context.out / TRIALS).write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
-    logger.info("tuned in %d trials: %s", len(trials), max(trials, key=lambda trial: trial.ndcg).settings)
+    logger.info("tuned in %d trials: %s", len(trials), best)
+    return best
 
 
 def finetune(context: Context) -> Outcome:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from genrec.data.interactions import Interactions
 from genrec.errors import ArtifactError
 from genrec.evaluation.frame import EvalFrame
 from genrec.evaluation.rank import load_frame, rank_dense, rank_generative, save_frame, segments_of, top_items
-from genrec.evaluation.tuning import tune_item_knn
+from genrec.evaluation.tuning import ITEM_KNN_GRID, tune
 from genrec.models.item_knn import ItemKNN
 from genrec.models.popularity import Popularity
 
@@ -184,7 +185,11 @@ def test_tuning_reads_validation_only_and_never_ends_below_its_start():
     data = made_of(rows, 40)
     other = made_of([[*row[:-1], 39] for row in rows], 40)  # other test targets
     start = ItemKNNSettings(window=20, reverse=1.0, decay=0.95)
-    best, trials = tune_item_knn(data, start, EXCLUDE, max_history=5)
-    assert tune_item_knn(other, start, EXCLUDE, max_history=5) == (best, trials)
+
+    def tuned(of):
+        return tune(start, ITEM_KNN_GRID, partial(ItemKNN.fit, of), of, EXCLUDE, max_history=5)
+
+    best, trials = tuned(data)
+    assert tuned(other) == (best, trials)
     by_settings = {trial.settings: trial.ndcg for trial in trials}
     assert by_settings[best] == max(by_settings.values()) > by_settings[start]
