@@ -105,6 +105,7 @@ STAGE_VERBS = {
     "prepare": "read raw interactions into catalog, sequences and split",
     "tokenize": "embed the items and give them semantic IDs",
     "item-knn": "tune and count the co-occurrence baseline",
+    "linear": "tune and solve the linear item-item baseline",
     "sasrec": "train the dense baseline",
     "content-knn": "find each item's nearest by its text",
     "pretrain": "train the generative model",

@@ -18,10 +18,11 @@ from genrec.bundle import write_bundle
 from genrec.config import Settings
 from genrec.data.load import load_catalog, load_interactions
 from genrec.data.prepare import prepare
-from genrec.genplugin.augmented import CONTENT_KNN, ITEM_KNN, SASREC, AugmentedGenerator, assemble
+from genrec.genplugin.augmented import CONTENT_KNN, ITEM_KNN, LINEAR, SASREC, AugmentedGenerator, assemble
 from genrec.genplugin.gate_learning import learn_gate
 from genrec.models import build_backbone
 from genrec.models.item_knn import ItemKNN
+from genrec.models.linear import linear_fit
 from genrec.models.sasrec import SasRec
 from genrec.retrieval.content_knn import by_content, nearest_items
 from genrec.stages import Pipeline
@@ -120,6 +121,7 @@ def learnt_neighbours(folder: Path, prepared: Path, settings: Settings, host: to
     drawn_NE = np.random.default_rng(0).normal(size=(data.n_items, 16)).astype(np.float32)
     nearest_NN = nearest_items(drawn_NE, 10, settings.retrieval)
     by_content(nearest_NN, settings.baselines.content_knn).save(out / CONTENT_KNN)
+    linear_fit(data, settings.data.max_history)(settings.baselines.linear).save(out / LINEAR)
     augmented = assemble(host, data, texts, settings, out)
     learn_gate(augmented, host, data, settings)
     augmented.save(out, host.sid_table.version)

@@ -328,7 +328,24 @@ class ContentKNNSettings(Section):
     decay: float = Field(0.7, gt=0, le=1, description="weight of the history per step back")
 
 
-VoteSource = Literal["neighbours", "text", "collaborative", "item-knn", "content-knn", "sasrec"]
+class LinearSettings(Section):
+    """Linear item-item model: ridge regression from a history to what follows it."""
+
+    tune: bool = Field(True, description="choose ridge and decay on validation targets, beginning with these")
+    window: PositiveInt = Field(20, description="items that follow, the i-th weighing 1/i")
+    history_decay: float = Field(0.8, gt=0, le=1, description="weight per step back of the histories it is fitted to")
+    ridge: PositiveFloat = Field(300.0, description="added to the diagonal; larger: nearer to plain counts")
+    popularity_power: NonNegativeFloat = Field(
+        0.25, description="columns are scaled by popularity ** -this; 0 is best overall, more is better on the tail"
+    )
+    neighbours: PositiveInt = Field(300, description="largest weights kept of each item")
+    most_items: PositiveInt = Field(
+        15_000, description="items that take part, those with most interactions; 12 bytes for each pair of them"
+    )
+    decay: float = Field(0.9, gt=0, le=1, description="weight per step back of the history asked about")
+
+
+VoteSource = Literal["neighbours", "text", "collaborative", "item-knn", "content-knn", "linear", "sasrec"]
 
 
 class RetrievalSettings(Section):
@@ -354,7 +371,7 @@ class RetrievalSettings(Section):
     )
     ivf_probes: PositiveInt = Field(32, description="clusters that a search visits")
     vote_sources: tuple[VoteSource, ...] = Field(
-        ("text", "item-knn", "content-knn", "sasrec"),
+        ("text", "item-knn", "content-knn", "linear", "sasrec"),
         description="who votes for items; text, collaborative: users of that path; neighbours: the merged users",
     )
     vote_items: PositiveInt = Field(200, description="items a source votes for (M)")
@@ -391,6 +408,7 @@ class BaselineSettings(Section):
     sasrec: SasRecSettings = SasRecSettings()
     item_knn: ItemKNNSettings = ItemKNNSettings()
     content_knn: ContentKNNSettings = ContentKNNSettings()
+    linear: LinearSettings = LinearSettings()
 
 
 class EvaluationSettings(Section):

@@ -26,6 +26,7 @@ ITEM_KNN_GRID: Mapping[str, Sequence[float]] = {
     "degree_power": (0.0, 0.25, 0.5, 0.75),
     "decay": (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95),
 }
+LINEAR_GRID: Mapping[str, Sequence[float]] = {"ridge": (30, 100, 300, 1000), "decay": (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)}
 CONTENT_KNN_GRID: Mapping[str, Sequence[float]] = {"power": (1, 2, 4, 8, 16), "decay": (0.3, 0.5, 0.7, 0.8, 0.9, 1.0)}
 
 

@@ -45,8 +45,9 @@ from genrec.retrieval.retriever import COLLABORATIVE, REPRESENTATION, Retrieved,
 GENERATOR = "generator"
 GATE, VECTORS = "gate.safetensors", "user_vectors.safetensors"
 SASREC, ITEM_KNN, CONTENT_KNN = "sasrec.safetensors", "item_knn.safetensors", "content_knn.safetensors"
+LINEAR = "linear.safetensors"
 """Files of a directory that holds all that stands beside the host's weights; BM25 is indexed anew from the texts."""
-COUNTED = {"item-knn": ITEM_KNN, "content-knn": CONTENT_KNN}
+COUNTED = {"item-knn": ITEM_KNN, "content-knn": CONTENT_KNN, "linear": LINEAR}
 """Sources that are a matrix of items, and their files."""
 
 

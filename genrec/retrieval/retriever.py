@@ -29,7 +29,7 @@ from genrec.retrieval.votes import NeighbourVotes, SparseItems, scorer_votes
 
 COLLABORATIVE = "collaborative"
 REPRESENTATION = "representation"
-SCORERS = {"item-knn": "item-kNN", "content-knn": "content-kNN", "sasrec": "SASRec"}
+SCORERS = {"item-knn": "item-kNN", "content-knn": "content-kNN", "linear": "the linear model", "sasrec": "SASRec"}
 """Vote sources that score the whole catalog, and what each needs."""
 
 

@@ -17,7 +17,7 @@ from genrec.artifacts import ArtifactStore, Manifest, canonical_json, read_manif
 from genrec.bundle import AUGMENTED, MEMORY
 from genrec.config import EvaluationSettings
 from genrec.errors import ArtifactError
-from genrec.stages.evaluation import BLEND, CONTENT_KNN, FRAMES, ITEM_KNN, METRICS, POPULARITY, SASREC, USER_KNN
+from genrec.stages.evaluation import BLEND, CONTENT_KNN, FRAMES, ITEM_KNN, LINEAR, METRICS, POPULARITY, SASREC, USER_KNN
 from genrec.stages.runner import open_stage
 
 if TYPE_CHECKING:
@@ -29,12 +29,13 @@ STAGES_OF = {
     POPULARITY: ("prepare",),
     ITEM_KNN: ("prepare", "item-knn"),
     CONTENT_KNN: ("prepare", "content-knn"),
+    LINEAR: ("prepare", "linear"),
     USER_KNN: ("prepare",),
     BLEND: ("prepare", "item-knn"),
     SASREC: ("prepare", "sasrec"),
 }
 HOST_STAGES = ("prepare", "tokenize", "pretrain")
-AUGMENTED_STAGES = (*HOST_STAGES, "item-knn", "content-knn", "sasrec", "finetune")
+AUGMENTED_STAGES = (*HOST_STAGES, "item-knn", "content-knn", "linear", "sasrec", "finetune")
 USER_KNN_LEAVES = ("retrieval.", "data.max_history", "evaluation.seen_items")
 OWN_LEAVES = {USER_KNN: USER_KNN_LEAVES, BLEND: USER_KNN_LEAVES}
 """Leaves of the evaluate stage that a model's lists depend on, where it is not the seen-item policy alone (hosts: and

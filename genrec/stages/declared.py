@@ -1,5 +1,5 @@
-"""The chain of stages: prepare -> tokenize, item-knn, sasrec -> content-knn, pretrain -> finetune -> evaluate ->
-bundle.
+"""The chain of stages: prepare -> tokenize, item-knn, linear, sasrec -> content-knn, pretrain -> finetune -> evaluate
+-> bundle.
 
 What stands under ``ignores`` decides how fast, where or how visibly a result is made, not which. The
 strategy and the number of workers do count: their random streams differ, so do the weights, and a
@@ -128,6 +128,13 @@ STAGES: dict[str, Stage] = {
             inputs=("prepare",),
         ),
         Stage(
+            name="linear",
+            about="tune and solve the linear item-item baseline",
+            make=neighbours.linear,
+            depends=("baselines.linear", "data.max_history", "evaluation.seen_items"),
+            inputs=("prepare",),
+        ),
+        Stage(
             name="sasrec",
             about="train the dense baseline",
             make=training.sasrec,
@@ -175,7 +182,7 @@ STAGES: dict[str, Stage] = {
                 *("training", "evaluation.seen_items", "evaluation.beams"),
             ),
             ignores=RETRIEVAL_MANNER + TRAINING_MANNER,
-            inputs=("prepare", "tokenize", "item-knn", "content-knn", "sasrec", "pretrain"),
+            inputs=("prepare", "tokenize", "item-knn", "linear", "content-knn", "sasrec", "pretrain"),
             resumable=True,
         ),
         Stage(
@@ -184,7 +191,7 @@ STAGES: dict[str, Stage] = {
             make=evaluation.evaluate,
             depends=("evaluation", "retrieval", "data.max_history"),
             ignores=("evaluation.batch_size", *RETRIEVAL_MANNER),
-            inputs=("prepare", "tokenize", "item-knn", "content-knn", "sasrec", "pretrain", "finetune"),
+            inputs=("prepare", "tokenize", "item-knn", "linear", "content-knn", "sasrec", "pretrain", "finetune"),
         ),
         Stage(
             name="bundle",

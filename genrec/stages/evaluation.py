@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from genrec.bundle import AUGMENTED, MEMORY
 from genrec.config import RetrievalSettings, Settings
 from genrec.errors import DataError
-from genrec.stages.neighbours import CONTENT_KNN_FILE, ITEM_KNN_FILE, tuned_host
+from genrec.stages.neighbours import CONTENT_KNN_FILE, ITEM_KNN_FILE, LINEAR_FILE, tuned_host
 from genrec.stages.stage import Context, Outcome
 from genrec.stages.training import WEIGHTS, build_sasrec
 
@@ -32,9 +32,9 @@ logger = logging.getLogger(__name__)
 
 FRAMES, METRICS, REPORT = "frames", "metrics.json", "report.html"
 EXPOSURE, EXPOSURE_USERS = "exposure.json", "exposure.parquet"
-POPULARITY, ITEM_KNN, CONTENT_KNN, SASREC = "popularity", "item-knn", "content-knn", "sasrec"
+POPULARITY, ITEM_KNN, CONTENT_KNN, LINEAR, SASREC = "popularity", "item-knn", "content-knn", "linear", "sasrec"
 USER_KNN, BLEND = "user-knn", "item-knn+user-knn"
-BASELINES = (POPULARITY, ITEM_KNN, CONTENT_KNN, USER_KNN, BLEND, SASREC)
+BASELINES = (POPULARITY, ITEM_KNN, CONTENT_KNN, LINEAR, USER_KNN, BLEND, SASREC)
 USER_KNN_WEIGHT = 0.5
 CLAIM = "ndcg@10"
 
@@ -105,6 +105,7 @@ def rank_all(context: Context, interactions: Interactions, table: SidTable) -> I
         POPULARITY: (Popularity.fit(interactions), None),
         ITEM_KNN: (item_knn, None),
         CONTENT_KNN: (ItemKNN.load(context.inputs["content-knn"] / CONTENT_KNN_FILE), None),
+        LINEAR: (ItemKNN.load(context.inputs["linear"] / LINEAR_FILE), None),
     }
     catalog = load_catalog(context.inputs["prepare"])
     user_knn = _user_knn(interactions, catalog.texts, settings.retrieval)

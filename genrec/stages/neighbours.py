@@ -1,4 +1,4 @@
-"""The stages around neighbours: item-kNN and content-kNN, tuned once for all who read them, and `finetune`.
+"""The stages around neighbours: item-kNN, content-kNN and the linear model, tuned once for all, and `finetune`.
 
 `finetune` first teaches the decoder to attend to retrieved users (genrec/stages/memory.py), then learns the gate that
 weighs their votes; each only if the settings ask for it.
@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from genrec.config import ContentKNNSettings, ItemKNNSettings
+from genrec.config import ContentKNNSettings, ItemKNNSettings, LinearSettings
 from genrec.stages.memory import fine_tune_decoder
 from genrec.stages.stage import Context, Outcome
 from genrec.stages.training import WEIGHTS
@@ -23,11 +23,12 @@ if TYPE_CHECKING:
     from genrec.data.interactions import Interactions
     from genrec.models.dense import DenseScorer
 
-Neighbourly = TypeVar("Neighbourly", ItemKNNSettings, ContentKNNSettings)
+Neighbourly = TypeVar("Neighbourly", ItemKNNSettings, ContentKNNSettings, LinearSettings)
 
 logger = logging.getLogger(__name__)
 
 ITEM_KNN_FILE, CONTENT_KNN_FILE = "item_knn.safetensors", "content_knn.safetensors"
+LINEAR_FILE = "linear.safetensors"
 TRIALS, REPORT = "trials.json", "gate.json"
 
 
@@ -55,6 +56,19 @@ def content_knn(context: Context) -> Outcome:
     fit = partial(by_content, nearest_items(text_NE, start.neighbours, context.settings.retrieval))
     best = _tuned(context, start, CONTENT_KNN_GRID, fit, load_interactions(context.inputs["prepare"]))
     fit(best).save(context.out / CONTENT_KNN_FILE)
+    return Outcome(metrics={"settings": best.model_dump()})
+
+
+def linear(context: Context) -> Outcome:
+    """Solve the linear item-item model, with settings tuned on validation targets if they say so."""
+    from genrec.data.load import load_interactions
+    from genrec.evaluation.tuning import LINEAR_GRID
+    from genrec.models.linear import linear_fit
+
+    interactions = load_interactions(context.inputs["prepare"])
+    fit = linear_fit(interactions, context.settings.data.max_history)
+    best = _tuned(context, context.settings.baselines.linear, LINEAR_GRID, fit, interactions)
+    fit(best).save(context.out / LINEAR_FILE)
     return Outcome(metrics={"settings": best.model_dump()})
 
 
@@ -112,7 +126,7 @@ def tuned_host(context: Context, finetuned: Path) -> Any:
 
 def _keep_neighbours(context: Context) -> dict[str, Any]:
     from genrec.data.load import load_catalog, load_interactions
-    from genrec.genplugin.augmented import CONTENT_KNN, ITEM_KNN, SASREC, assemble, files_needed
+    from genrec.genplugin.augmented import CONTENT_KNN, ITEM_KNN, LINEAR, SASREC, assemble, files_needed
     from genrec.genplugin.gate_learning import learn_gate
     from genrec.genplugin.memory import reads_users
 
@@ -126,6 +140,7 @@ def _keep_neighbours(context: Context) -> dict[str, Any]:
         (SASREC, context.inputs["sasrec"] / WEIGHTS),
         (ITEM_KNN, context.inputs["item-knn"] / ITEM_KNN_FILE),
         (CONTENT_KNN, context.inputs["content-knn"] / CONTENT_KNN_FILE),
+        (LINEAR, context.inputs["linear"] / LINEAR_FILE),
     ):
         if name in files_needed(settings):
             shutil.copyfile(made, context.out / name)

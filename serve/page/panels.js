@@ -13,6 +13,7 @@ const PARTS = {
   neighbours: "People with similar histories",
   "item-knn": "Items taken together",
   "content-knn": "Items described alike",
+  linear: "What usually follows such a history",
   sasrec: "The order in which things are taken",
 };
 

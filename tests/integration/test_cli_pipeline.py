@@ -22,7 +22,7 @@ from tests.serving import raw_data
 pytestmark = pytest.mark.integration
 
 ROOT = Path(__file__).parents[2]
-COUNTED = ("popularity", "item-knn", "content-knn", "user-knn", "item-knn+user-knn")
+COUNTED = ("popularity", "item-knn", "content-knn", "linear", "user-knn", "item-knn+user-knn")
 TINY = {
     "data": {"reader": "table", "min_user_interactions": 3, "min_item_interactions": 2},
     "encoder": {"text": "tfidf-svd", "dimension": 8},
@@ -91,7 +91,7 @@ def test_status_tells_what_would_be_made(folder, capsys):
     lines = [line for line in capsys.readouterr().out.splitlines() if "│" in line]
     states = {line.split("│")[1].strip(): line.split("│")[3].strip() for line in lines}
     assert states == {
-        **dict.fromkeys(["prepare", "tokenize", "item-knn", "content-knn"], "up to date"),
+        **dict.fromkeys(["prepare", "tokenize", "item-knn", "linear", "content-knn"], "up to date"),
         **dict.fromkeys(["sasrec", "pretrain", "finetune"], "up to date"),
         **dict.fromkeys(["evaluate", "bundle"], "to be made"),
     }
@@ -182,6 +182,6 @@ def test_runs_share_what_they_have_in_common(seeds):
     artifacts = seeds / "runs" / "artifacts"
     counts = {stage: len(list((artifacts / stage).glob("[!.]*"))) for stage in STAGES}
     assert counts == {
-        **{"prepare": 1, "tokenize": 2, "item-knn": 1, "content-knn": 2, "sasrec": 3},
+        **{"prepare": 1, "tokenize": 2, "item-knn": 1, "linear": 1, "content-knn": 2, "sasrec": 3},
         **{"pretrain": 4, "finetune": 4, "evaluate": 4, "bundle": 1},
     }

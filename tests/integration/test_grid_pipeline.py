@@ -51,7 +51,7 @@ def grid(config: Path, *more: str) -> int:
 def test_a_grid_from_dry_run_to_tables(config, capsys):
     assert grid(config, "--dry-run") == 0
     assert (
-        "to be made: 1 × prepare, 1 × tokenize, 1 × item-knn, 2 × sasrec, 1 × content-knn, 4 × pretrain"
+        "to be made: 1 × prepare, 1 × tokenize, 1 × item-knn, 1 × linear, 2 × sasrec, 1 × content-knn, 4 × pretrain"
         in capsys.readouterr().out
     )
     assert not (config.parent / "runs").exists()
@@ -68,7 +68,8 @@ def test_a_grid_from_dry_run_to_tables(config, capsys):
     assert "tiny, cell 1 of 3: bare, seed 1" in capsys.readouterr().err
     report = json.loads((config.parent / "runs" / "tiny" / "grid.json").read_text())
     assert {cell["state"] for cell in report["cells"]} == {"done"}
-    assert report["baselines"] == ["popularity", "item-knn", "content-knn", "user-knn", "item-knn+user-knn", "sasrec"]
+    counted = ["popularity", "item-knn", "content-knn", "linear", "user-knn", "item-knn+user-knn"]
+    assert report["baselines"] == [*counted, "sasrec"]
     for cell in report["cells"]:
         assert cell["training"]["stopped"] in ("patience", "epochs")
         assert 0 < cell["training"]["best_step"] <= cell["training"]["steps"]

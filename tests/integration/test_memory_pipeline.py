@@ -91,7 +91,7 @@ def test_off_leaves_keys_and_rows_as_they_were(folder):
     """Nothing but `finetune` and what reads it depends on the memory; off, there is no row of it."""
     off, on = pipeline(folder, "off", finetune=False), pipeline(folder, "on")
     same = {name for name in off.plans if off.plans[name].key == on.plans[name].key}
-    assert same == {"prepare", "tokenize", "item-knn", "content-knn", "sasrec", "pretrain"}
+    assert same == {"prepare", "tokenize", "item-knn", "linear", "content-knn", "sasrec", "pretrain"}
     names = {row["model"] for row in json.loads((off.ensure("evaluate") / "metrics.json").read_text())}
     assert "tiger+memory" not in names
     assert sorted(path.name for path in off.ensure("finetune").iterdir()) == ["gate.json", "manifest.json"]

@@ -52,9 +52,8 @@ def test_a_link_is_followed_to_the_bundle_itself(made, tmp_path):
 def test_byte_flips_are_each_refused(made, copied):
     files = [path for path in sorted(copied.rglob("*")) if path.is_file()]
     assert {"manifest.json", "weights.safetensors", "settings.yaml", "catalog.parquet"} <= {f.name for f in files}
-    assert {"gate.safetensors", "item_knn.safetensors", "content_knn.safetensors", "sasrec.safetensors"} <= {
-        f.name for f in files
-    }
+    neighbours = ("gate", "item_knn", "content_knn", "linear", "sasrec")
+    assert {f"{name}.safetensors" for name in neighbours} <= {f.name for f in files}
     rng = np.random.default_rng(1)
     for trial in range(40 * len(files)):
         file = files[trial % len(files)]

@@ -20,11 +20,12 @@ CHAIN = {
     "prepare": [],
     "tokenize": ["prepare"],
     "item-knn": ["prepare"],
+    "linear": ["prepare"],
     "sasrec": ["prepare"],
     "content-knn": ["prepare", "tokenize"],
     "pretrain": ["prepare", "tokenize"],
-    "finetune": ["prepare", "tokenize", "item-knn", "content-knn", "sasrec", "pretrain"],
-    "evaluate": ["prepare", "tokenize", "item-knn", "content-knn", "sasrec", "pretrain", "finetune"],
+    "finetune": ["prepare", "tokenize", "item-knn", "linear", "content-knn", "sasrec", "pretrain"],
+    "evaluate": ["prepare", "tokenize", "item-knn", "linear", "content-knn", "sasrec", "pretrain", "finetune"],
     "bundle": ["prepare", "tokenize", "pretrain", "finetune", "evaluate"],
 }
 NOTHING = {
@@ -39,8 +40,8 @@ NOTHING = {
 }  # fmt: skip
 SPECIAL = {
     "run.seed": {"sasrec", "pretrain", "finetune"},
-    "data.max_history": {"item-knn", "content-knn", "sasrec", "pretrain", "finetune", "evaluate"},
-    "evaluation.seen_items": {"item-knn", "content-knn", "sasrec", "pretrain", "finetune", "evaluate"},
+    "data.max_history": {"item-knn", "linear", "content-knn", "sasrec", "pretrain", "finetune", "evaluate"},
+    "evaluation.seen_items": {"item-knn", "linear", "content-knn", "sasrec", "pretrain", "finetune", "evaluate"},
     "retrieval.ivf_from": {"content-knn", "finetune", "evaluate"},
     "retrieval.ivf_probes": {"content-knn", "finetune", "evaluate"},
     "plugin.retrieval": {"finetune"},
@@ -78,6 +79,7 @@ SECTIONS = {
     "baselines.sasrec": {"sasrec"},
     "baselines.item_knn": {"item-knn"},
     "baselines.content_knn": {"content-knn"},
+    "baselines.linear": {"linear"},
     "evaluation": {"evaluate"},
     "bundle": {"bundle"},
     "plugin": {"pretrain"},

@@ -120,7 +120,7 @@ def test_a_sweep_of_the_retrieval_shares_the_training(folder):
     overrides = {"plugin": {"retrieval": True, "gate": {"steps": 10}}}
     space = {"retrieval.neighbours": {"low": 5, "high": 30}, "retrieval.candidates": {"values": [30, 60]}}
     sweep = sweep_of(folder, stage="finetune", overrides=overrides, space=space, control={"retrieval.neighbours": 7})
-    assert sweep.shared == ["prepare", "tokenize", "item-knn", "sasrec", "content-knn", "pretrain"]
+    assert sweep.shared == ["prepare", "tokenize", "item-knn", "linear", "sasrec", "content-knn", "pretrain"]
 
 
 def test_a_grid_has_every_combination_with_every_seed(folder):
