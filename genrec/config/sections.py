@@ -336,13 +336,13 @@ class LinearSettings(Section):
     history_decay: float = Field(0.8, gt=0, le=1, description="weight per step back of the histories it is fitted to")
     ridge: PositiveFloat = Field(300.0, description="added to the diagonal; larger: nearer to plain counts")
     popularity_power: NonNegativeFloat = Field(
-        0.25, description="columns are scaled by popularity ** -this; 0 is best overall, more is better on the tail"
+        0.5, description="columns are scaled by popularity ** -this; 0 suits the model alone, more what it adds to others"
     )
     neighbours: PositiveInt = Field(300, description="largest weights kept of each item")
     most_items: PositiveInt = Field(
-        15_000, description="items that take part, those with most interactions; 12 bytes for each pair of them"
+        15_000, description="items that take part, those with most interactions; 16 bytes for each pair"
     )
-    decay: float = Field(0.9, gt=0, le=1, description="weight per step back of the history asked about")
+    decay: float = Field(0.8, gt=0, le=1, description="weight per step back of the history asked about")
 
 
 VoteSource = Literal["neighbours", "text", "collaborative", "item-knn", "content-knn", "linear", "sasrec"]

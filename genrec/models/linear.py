@@ -7,7 +7,7 @@ weighing 1/i. The solution W = (X'X + ridge I)^-1 X'Y is closed (SLIT of Choi et
 a window and decays of our own); columns are divided by (sum of their outputs) ** ``popularity_power``, and each row
 keeps its largest positive weights. Scores are those of :class:`~genrec.models.item_knn.ItemKNN` over these weights.
 
-The solution is dense, so only the ``most_items`` items with most interactions take part: about 12 bytes for each pair
+The solution is dense, so only the ``most_items`` items with most interactions take part: about 16 bytes for each pair
 of them while it is solved. All others are silent.
 
 Shape letters: N items, M of them that take part, P training prefixes, T history items.
