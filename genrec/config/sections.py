@@ -336,7 +336,7 @@ class LinearSettings(Section):
     history_decay: float = Field(0.8, gt=0, le=1, description="weight per step back of the histories it is fitted to")
     ridge: PositiveFloat = Field(300.0, description="added to the diagonal; larger: nearer to plain counts")
     popularity_power: NonNegativeFloat = Field(
-        0.5, description="columns are scaled by popularity ** -this; 0 suits the model alone, more what it adds to others"
+        0.5, description="columns are scaled by popularity ** -this; alone 0 is best, beside other sources more"
     )
     neighbours: PositiveInt = Field(300, description="largest weights kept of each item")
     most_items: PositiveInt = Field(
