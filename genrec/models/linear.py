@@ -84,16 +84,12 @@ def design(
     column_N = np.cumsum(taking_part_N) - 1
 
     def shifted(steps: int, weight: float, *, back: bool) -> sp.csr_matrix:
-        """Row p holds the item ``steps`` before (after) position p, if it is the same user's."""
-        at, other = (slice(steps, None), slice(None, -steps)) if back else (slice(None, -steps), slice(steps, None))
-        rows = np.arange(len(items_P))
-        if steps:
-            rows, found = rows[at][owner_P[at] == owner_P[other]], items_P[other][owner_P[at] == owner_P[other]]
-        else:
-            found = items_P
-        kept = taking_part_N[found]
-        cells = rows[kept], column_N[found[kept]]
-        values = np.full(int(kept.sum()), weight, np.float32)
+        """Row p holds the item ``steps`` before (or after) position p, if it is the same user's."""
+        early, late = slice(0, max(len(items_P) - steps, 0)), slice(steps, len(items_P))
+        here, there = (late, early) if back else (early, late)
+        kept = (owner_P[here] == owner_P[there]) & taking_part_N[items_P[there]]
+        cells = np.arange(len(items_P))[here][kept], column_N[items_P[there][kept]]
+        values = np.full(len(cells[0]), weight, np.float32)
         return sp.csr_matrix((values, cells), shape=(len(items_P), int(taking_part_N.sum())))
 
     longest = int(np.diff(interactions.offsets).max(initial=1))
@@ -102,7 +98,8 @@ def design(
         before_PM = before_PM + shifted(steps, decay ** (steps - 1), back=True)
     for steps in range(1, min(window, longest)):
         after_PM = after_PM + shifted(steps, 1 / (steps + 1), back=False)
-    has_before_P = np.append(False, owner_P[1:] == owner_P[:-1])
+    has_before_P = np.zeros(len(items_P), np.bool_)
+    has_before_P[1:] = owner_P[1:] == owner_P[:-1]
     return before_PM[has_before_P], after_PM[has_before_P]
 
 
@@ -124,7 +121,7 @@ def solve(before_PM: sp.csr_matrix, after_PM: sp.csr_matrix, ridge: float) -> to
 def largest(weights_MM: torch.Tensor, scale_M: torch.Tensor, neighbours: int) -> sp.coo_matrix:
     """Each row's largest positive weights after its columns were scaled, float32 COO [M, M]."""
     size = len(weights_MM)
-    rows, columns, values = [], [], []
+    rows, columns, values = ([torch.empty(0, dtype=kind)] for kind in (torch.int64, torch.int64, torch.float32))
     for begin in range(0, size, BLOCK):
         found, places = (weights_MM[begin : begin + BLOCK] * scale_M).topk(min(neighbours, size), dim=1)
         kept = found > 0

@@ -105,6 +105,23 @@ def test_an_item_of_no_training_part_is_in_no_weight(data):
     assert weights[N - 1].sum() == weights[:, N - 1].sum() == 0
 
 
+@pytest.mark.parametrize("sequences", [[[0, 1]], [[0, 1, 2]], [[0, 1, 2], [3, 4, 5, 6]]])
+def test_hardly_any_training_interactions_are_no_error(sequences):
+    lengths = np.array([len(sequence) for sequence in sequences], dtype=np.int32)
+    data = Interactions(
+        items=np.concatenate(sequences).astype(np.int32),
+        offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+        train_end=lengths - 2,
+        valid_at=lengths - 2,
+        test_at=lengths - 1,
+        n_items=7,
+        head_items=np.zeros(7, dtype=bool),
+    )
+    weights = linear_fit(data, T)(LinearSettings()).weights_NN
+    pairs = sum(max(length - 3, 0) for length in lengths)
+    assert weights.nnz == pairs  # 3 is followed by 4 in training, and nothing else by anything
+
+
 def test_the_largest_weights_are_kept(data):
     fit = linear_fit(data, T)
     all_of, three = (fit(LinearSettings(ridge=1.0, neighbours=kept)).weights_NN.toarray() for kept in (N, 3))
