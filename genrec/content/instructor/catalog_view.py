@@ -1,12 +1,13 @@
 """The catalog as the instructor sees it: is there an item that satisfies a wish?
 
-Two views of every item are compared with the wish: its meaning (MiniLM embeddings of text and of title) and its words.
-For the words, each content word of the wish weighs its inverse document frequency and is covered by an item that holds
-it, that belongs to a category the word stands for ("scary": Horror), or that holds its nearest spelling. What the best
-item leaves uncovered is the strongest sign that nothing satisfies; :attr:`Found.signs` are the features from which the
-learned head (genrec.content.instructor.heads) tells a probability.
+Two views of every item are compared with the wish: its meaning (MiniLM embeddings of text, of title and, where the item
+is a film, of what people say of it: genrec.content.instructor.told) and its words. For the words, each content word of
+the wish weighs its inverse document frequency and is covered by an item that holds it, that it is told of, that belongs
+to a category the word stands for ("scary": Horror), or that holds its nearest spelling. What the best item leaves
+uncovered is the strongest sign that nothing satisfies; :attr:`Found.signs` are the features from which the learned head
+(genrec.content.instructor.heads) tells a probability.
 
-Shape letters: N items, E embedding width, F signs.
+Shape letters: N items, E embedding width, F signs, P phrases told of items.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.preprocessing import normalize
 
 from genrec.content.instructor.lexicon import RECALLING, SOFT, SOFT_SHARE
+from genrec.content.instructor.told import items_told_of, told_films
 from genrec.content.instructor.words import STOP, content_words, fold, slip_of, stem, words, years
 from genrec.encoders.cache import EmbeddingCache
 
@@ -56,9 +58,13 @@ SIGNS = (
     "kinds_share",
     "recalled",
     "plain_missing",
+    "told_cosine",
+    "told_margin",
 )
 """Names of the features of :attr:`Found.signs`."""
 NEAR_SPELLING = 0.55
+TOLD_FROM, TOLD_WEIGHT = 0.4, 1.5
+"""Cosine from which what is told of an item counts, and what it counts in the order of items."""
 _ITEM_YEAR = re.compile(r"\(((?:18|19|20)\d\d)\)")
 _PARENTHESES = re.compile(r"\s*\([^)]*\)")
 _ARTICLE_LAST = re.compile(r"^(.*), (the|a|an|il|le|la|les|der|die|das|el)$", re.IGNORECASE)
@@ -92,6 +98,9 @@ class CatalogView:
         texts: title, brand, categories and description, by item index.
         text_NE: embeddings of the texts, rows of length 1.
         title_NE: embeddings of the titles.
+        aliases: words for kinds.
+        told: phrases that are told of items, and each one's item.
+        told_PE: embeddings of the phrases.
     """
 
     titles: Sequence[str]
@@ -99,6 +108,8 @@ class CatalogView:
     text_NE: FloatArray
     title_NE: FloatArray
     aliases: dict[str, frozenset[str]] = field(default_factory=dict)
+    told: Sequence[tuple[str, int]] = ()
+    told_PE: FloatArray | None = None
 
     @classmethod
     def build(
@@ -113,13 +124,15 @@ class CatalogView:
             cache: directory where embeddings are kept by text for the next time.
         """
         titles, texts = list(titles), list(texts)
-        said = [*texts, *(plain_title(title) for title in titles)]
+        told = told_of(titles)
+        said = [*texts, *(plain_title(title) for title in titles), *(phrase for phrase, _ in told)]
         if cache is None:
             embeddings = encoder.encode(said)
         else:
             kept = EmbeddingCache(cache / encoder.identity, encoder.dimension)
             embeddings = kept.embed(said, lambda missing: [(np.arange(len(missing)), encoder.encode(missing))])
-        return cls(titles, texts, embeddings[: len(texts)], embeddings[len(texts) :], load_aliases())
+        text_NE, title_NE, told_PE = np.split(embeddings, [len(texts), len(texts) + len(titles)])
+        return cls(titles, texts, text_NE, title_NE, load_aliases(), told, told_PE)
 
     @classmethod
     def of_catalog(cls, catalog: Catalog, encoder: TextEncoder, cache: Path | None = None) -> CatalogView:
@@ -136,6 +149,8 @@ class CatalogView:
             np.concatenate([self.text_NE, text_AE]),
             np.concatenate([self.title_NE, title_AE]),
             self.aliases,
+            self.told,
+            self.told_PE,
         )
 
     def __len__(self) -> int:
@@ -188,10 +203,26 @@ class CatalogView:
     def _weight(self, count: int) -> float:
         return float(np.log1p(len(self) / (count + 0.5)))
 
-    def _items_of(self, word: str) -> tuple[NDArray[np.int64], str]:
-        """The items that cover a word, and how it was read: word, alias, spelling or unknown."""
+    @cached_property
+    def _told_postings(self) -> dict[str, list[int]]:
+        """Places in ``told`` by content word."""
+        found: dict[str, list[int]] = defaultdict(list)
+        for place, (phrase, _) in enumerate(self.told):
+            for word in dict.fromkeys(content_words(phrase)):
+                found[word].append(place)
+        return found
+
+    def holding(self, word: str, untold: str = "") -> NDArray[np.int64]:
+        """The items whose title, text or what is told of them (but for the phrase ``untold``) holds a word."""
+        told = [self.told[place] for place in self._told_postings.get(word, ())]
+        items = [item for phrase, item in told if phrase != untold]
         own = self._postings.get(word)
-        groups = [] if own is None else [own]
+        return np.unique([*items, *([] if own is None else own)]).astype(np.int64)
+
+    def _items_of(self, word: str, untold: str = "") -> tuple[NDArray[np.int64], str]:
+        """The items that cover a word, and how it was read: word, alias, spelling or unknown."""
+        own = self.holding(word, untold)
+        groups = [own] if len(own) else []
         meant = [self._postings[name] for name in self.aliases.get(word, ()) if name in self._postings]
         if meant or groups:
             return np.unique(np.concatenate([*groups, *meant])), "alias" if meant else "word"
@@ -200,11 +231,13 @@ class CatalogView:
             return self._postings[near], "spelling"
         return np.empty(0, np.int64), "unknown"
 
-    def _covered(self, wish: Sequence[str]) -> tuple[FloatArray, list[tuple[str, float, str, NDArray[np.int64]]]]:
+    def _covered(
+        self, wish: Sequence[str], untold: str
+    ) -> tuple[FloatArray, list[tuple[str, float, str, NDArray[np.int64]]]]:
         covered_N = np.zeros(len(self), np.float32)
         read = []
         for word in wish:
-            items, how = self._items_of(word)
+            items, how = self._items_of(word, untold)
             full = self._weight(len(items)) * (SOFT_SHARE if word in SOFT and how != "alias" else 1.0)
             covered_N[items] += full * (0.8 if how == "spelling" else 1.0)
             read.append((word, full, how, items))
@@ -221,6 +254,7 @@ class CatalogView:
         encoder: TextEncoder | None = None,
         hidden: NDArray[np.bool_] | None = None,
         said: str = "",
+        untold: str = "",
     ) -> Found:
         """The items that satisfy a wish best.
 
@@ -233,6 +267,7 @@ class CatalogView:
             encoder: embeds the target where no embedding is given.
             hidden: bool [N], items to pass over.
             said: all that the user said, of which ``target`` is a part.
+            untold: a phrase told of items that is not to help: the one that the wish was made of.
         """
         full = " ".join([target, *constraints])
         span, _ = years(full)
@@ -243,7 +278,7 @@ class CatalogView:
         wish += [word for word in content_words(" ".join(constraints)) if word in self.aliases and word not in wish]
         if embedding is None and encoder is not None:
             embedding = encoder.encode([target])[0]
-        covered_N, read = self._covered(wish)
+        covered_N, read = self._covered(wish, untold)
         total = sum(weight for _, weight, _, _ in read)
         allowed_N = np.ones(len(self), bool)
         if span is not None:
@@ -255,6 +290,7 @@ class CatalogView:
         coverage_N = covered_N / total if total else np.ones(len(self), np.float32)
         text_N = np.zeros(len(self), np.float32) if embedding is None else self.text_NE @ embedding
         title_N = np.zeros(len(self), np.float32) if embedding is None else self.title_NE @ embedding
+        told_N = self._told_cosines(embedding, untold)
         said_N = self._said(frozenset(words(full)), read)
         named = self.named(said or target, hidden)
         if named is None:
@@ -262,6 +298,7 @@ class CatalogView:
         if named is not None:
             said_N[named] = 1.0
         score_N = coverage_N + 0.6 * said_N * coverage_N + 0.5 * text_N + 0.5 * title_N
+        score_N += TOLD_WEIGHT * np.maximum(told_N - TOLD_FROM, 0)
         if named is not None:
             score_N[named] += 0.5
         score_N = np.where(seen_N, score_N - 3.0 * ~allowed_N, -np.inf)
@@ -271,6 +308,9 @@ class CatalogView:
         usable_N = allowed_N & seen_N
         signs = self._signs(coverage_N, text_N, title_N, said_N, usable_N, best, read, total, span)
         signs |= _signs_of_words(read, total, best)
+        likest = np.sort(told_N[usable_N])[-10:]
+        signs["told_cosine"] = float(likest[-1]) if len(likest) else 0.0
+        signs["told_margin"] = float(likest[-1] - likest.mean()) if len(likest) else 0.0
         signs["title_named"] = float(named is not None and allowed_N[named])
         signs["recalled"] = float(RECALLING.search(fold(said)) is not None)
         signs_F = np.array([signs[name] for name in SIGNS], np.float32)
@@ -278,6 +318,20 @@ class CatalogView:
         scores = tuple(float(score_N[item]) for item in top)
         meant = np.zeros(self.text_NE.shape[1], np.float32) if embedding is None else embedding
         return Found(tuple(int(item) for item in top), scores, signs_F, meant, missing)
+
+    def _told_cosines(self, embedding: FloatArray | None, untold: str) -> FloatArray:
+        """float32 [N], the likest phrase that is told of each item; 0 where nothing is."""
+        told_N = np.zeros(len(self), np.float32)
+        if embedding is not None and self.told_PE is not None and len(self.told):
+            cosines_P = self.told_PE @ embedding
+            if untold:
+                cosines_P[[phrase == untold for phrase, _ in self.told]] = 0
+            np.maximum.at(told_N, self._told_item_P, cosines_P)
+        return told_N
+
+    @cached_property
+    def _told_item_P(self) -> NDArray[np.int64]:
+        return np.array([item for _, item in self.told], np.int64)
 
     def named(self, text: str, hidden: NDArray[np.bool_] | None = None) -> int | None:
         """The item whose title ``text`` says word by word; one word alone where it is rare and stands for no kind.
@@ -368,6 +422,13 @@ def _signs_of_words(
         "kinds_share": sum(kinds) / total if total else 0.0,
         "plain_missing": float(np.log1p(len(missing))),
     }
+
+
+def told_of(titles: Sequence[str]) -> list[tuple[str, int]]:
+    """What people say of the films among these, each phrase with its item."""
+    # A year tells a film from a shampoo of the same name.
+    films = items_told_of([plain_title(title) if _ITEM_YEAR.search(title) else None for title in titles])
+    return [(phrase, item) for film, items in films.items() for item in items for phrase in told_films()[film]]
 
 
 def plain_title(title: str) -> str:

@@ -50,7 +50,7 @@ class Case:
 
 
 def load_cases(split: str, view: CatalogView) -> list[Case]:
-    """The cases of ``dev`` or ``test`` (evaluation/*.jsonl)."""
+    """The cases of ``dev``, ``check``, ``second``, ``calibration`` or ``test`` (evaluation/*.jsonl)."""
     index = {title: item for item, title in reversed(list(enumerate(view.titles)))}
     lines = files(__package__).joinpath("evaluation", f"{split}.jsonl").read_text(encoding="utf-8").splitlines()
     return [_case(json.loads(line), index) for line in lines]

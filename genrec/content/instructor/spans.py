@@ -16,9 +16,14 @@ from genrec.content.instructor.words import fold
 MEDIUM_WORDS: tuple[tuple[Medium, str], ...] = (
     (
         "video",
-        r"video|clip|animation|animated gif|gif|short film|reel|moving|motion|loop|vid|teaser|trailer|boomerang|film",
+        r"video|clip|animation|animated gif|gif|short film|reel|moving|motion|loop|vid|teaser|trailer|boomerang|film|"
+        r"footage|animated|time-?lapse|stop[ -]motion|slideshow",
     ),
-    ("card", r"card|blurb|description|text|summary|caption|tagline|title|copy|wording|synopsis|slogan|headline"),
+    (
+        "card",
+        r"card|blurb|description|text|summary|caption|tagline|title|copy|wording|synopsis|slogan|headline|"
+        r"invitation|invite|verse|write-?up|bio",
+    ),
     (
         "image",
         r"picture|image|drawing|illustration|painting|photo|pic|poster|icon|sticker|portrait|sketch|artwork|graphic|"
@@ -32,7 +37,10 @@ _EDGE_WORDS = {
     ),
     "style": r"^(?:in|as|like|the style of|style of|a|an|the|of)\s+|\s+(?:style|look|version|vibe|feel|effect|filter)$",
     "medium": r"^(?:a|an|the|some)\s+",
-    "constraint": r"^(?:and|but|so|to)\s+|\s+(?:and|but|please|pls|though|if possible)$",
+    "constraint": (
+        r"^(?:and|but|so|to|ideally|preferably|possibly|maybe|perhaps|rather)\s+|"
+        r"\s+(?:and|but|please|pls|though|if possible)$"
+    ),
     "negative": r"^(?:no|not|without|any|a|an|the|but|except)\s+(?=\S)",
 }
 _JOINS = {"target": r",? |,? and | & | \\+ ", "constraint": r" "}

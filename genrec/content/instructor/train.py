@@ -41,8 +41,8 @@ FIRST_SHARE = 0.8
 class TrainingPlan:
     """Sizes of a training."""
 
-    instructions: int = 14_000
-    wishes: int = 9_000
+    instructions: int = 36_000
+    wishes: int = 26_000
     epochs: int = 3
     batch: int = 64
     learning_rate: float = 1.5e-3
@@ -171,7 +171,12 @@ def judged_wishes(
         embeddings = encoder.encode(targets)
         for (wish, hidden_N), target, embedding in zip(wishes, targets, embeddings, strict=True):
             found = view.search(
-                target, constraints=wish.constraints, embedding=embedding, hidden=hidden_N, said=wish.said or target
+                target,
+                constraints=wish.constraints,
+                embedding=embedding,
+                hidden=hidden_N,
+                said=wish.said or target,
+                untold=wish.told,
             )
             signs.append(found.signs)
             meant.append(embedding)

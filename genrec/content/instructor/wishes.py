@@ -20,6 +20,7 @@ import yaml
 from numpy.typing import NDArray
 
 from genrec.content.instructor.catalog_view import CatalogView, plain_title
+from genrec.content.instructor.told import items_told_of, told_films
 from genrec.content.instructor.words import content_words, words
 
 KINDS_SAID = {
@@ -74,6 +75,7 @@ class Wish:
         satisfied: the truth.
         family: how it was made.
         said: the whole sentence; empty: no more than the target.
+        told: what is told of a film and was taken for the wish; empty: nothing.
     """
 
     target: str
@@ -81,6 +83,7 @@ class Wish:
     satisfied: bool
     family: str
     said: str = ""
+    told: str = ""
 
 
 class WishMaker:
@@ -168,7 +171,7 @@ class WishMaker:
     def _topic(self) -> str:
         if not self.films:
             return self._product()
-        met = [phrase for phrases in self.topics["met"].values() for phrase in phrases]
+        met = [phrase for phrases in told_films().values() for phrase in phrases]
         phrase = self.rng.choice(met if self.rng.random() < 0.6 else self.topics["absent"])
         if self.rng.random() < 0.25:
             return self._of_kind(phrase)
@@ -208,8 +211,8 @@ class WishMaker:
             hidden_N: bool [N].
             subjects: things that no catalog holds (a purple elephant on the moon).
         """
-        kinds = ["title", "slip", "combination", "topic", "subject", "like", "keyword", "extended"]
-        weights = [26, 6, 24, 28, 7, 4, 5, 6] if self.films else [30, 8, 0, 0, 14, 4, 18, 8]
+        kinds = ["title", "slip", "combination", "topic", "theme", "subject", "like", "keyword", "extended"]
+        weights = [24, 6, 20, 28, 14, 7, 4, 5, 6] if self.films else [30, 8, 0, 0, 0, 14, 4, 18, 8]
         kind = self.rng.choices(kinds, weights)[0]
         wish: Wish = getattr(self, f"_judged_{kind}")(hidden_N, subjects)
         return wish
@@ -269,31 +272,39 @@ class WishMaker:
         return Wish(target, said_years, held, "combination")
 
     def _judged_topic(self, hidden_N: NDArray[np.bool_], _: list[str]) -> Wish:
+        told = ""
         if self.rng.random() < 0.45:
             phrase, satisfied = self.rng.choice(self.topics["absent"]), False
         else:
-            title, phrases = self.rng.choice(self._told)
-            phrase, satisfied = self.rng.choice(phrases), any(not hidden_N[item] for item in self._told_items(title))
+            film, phrases = self.rng.choice(list(told_films().items()))
+            phrase = told = self.rng.choice(phrases)
+            satisfied = any(not hidden_N[item] for item in self._told_items.get(film, ()))
             if not satisfied and self.rng.random() < 0.7:
                 return self._judged_topic(hidden_N, _)
         if self.rng.random() < (0.15 if satisfied else 0.35):
-            return Wish(self._of_kind(phrase), (), satisfied, "topic")
+            return Wish(self._of_kind(phrase), (), satisfied, "topic", told=told)
         target = self.rng.choice(_ABOUT).format(phrase)
         # Who recalls a film has seen it somewhere; what nobody ever filmed is asked for, not recalled.
         recalled = self.rng.random() < (0.5 if satisfied else 0.2)
         opening = self.rng.choice(_RECALLED if recalled else ["{}"])
-        return Wish(target, (), satisfied, "topic", opening.format(phrase))
+        return Wish(target, (), satisfied, "topic", opening.format(phrase), told)
 
     @cached_property
-    def _told(self) -> list[tuple[str, list[str]]]:
-        return sorted(self.topics["met"].items())
+    def _told_items(self) -> dict[str, list[int]]:
+        return items_told_of([plain_title(title) for title in self.view.titles])
 
-    def _told_items(self, title: str) -> list[int]:
-        """The items of a title of topics.yaml: of that name, or with it in theirs."""
-        told = " ".join(words(title))
-        if told in self._by_title:
-            return self._by_title[told]
-        return [item for name, items in self._by_title.items() if f" {told} " in f" {name} " for item in items]
+    def _judged_theme(self, hidden_N: NDArray[np.bool_], _: list[str]) -> Wish:
+        """One or two neighbouring words of what is told of a film: sharks, a diner, storm chasers."""
+        said = re.findall(r"[a-z'-]+", self.rng.choice(self.rng.choice(list(told_films().values()))).lower())
+        places = [place for place, word in enumerate(said) if content_words(word) and len(word) > 3]
+        if not places:
+            return self._judged_theme(hidden_N, _)
+        begin = self.rng.choice(places)
+        length = 2 if begin + 1 in places and self.rng.random() < 0.6 else 1
+        theme = " ".join(said[begin : begin + length])
+        target = self.rng.choice((*_ABOUT, "{}", "{}", "anything with {}")).format(theme)
+        held = [set(self.view.holding(word).tolist()) for word in content_words(theme)]
+        return Wish(target, (), any(not hidden_N[item] for item in set.intersection(*held)), "theme")
 
     def _judged_subject(self, _: NDArray[np.bool_], subjects: list[str]) -> Wish:
         return Wish(self.rng.choice(subjects), (), False, "subject")

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,6 +17,7 @@ from PIL import Image
 from genrec.config import InstructorSettings
 from genrec.content.contracts import ACTIONS, Instruction, Slots
 from genrec.content.instructor import CatalogView, InstructionError, Instructor, load_instructor
+from genrec.content.instructor.catalog_view import SIGNS
 from genrec.content.instructor.heads import Heads
 from genrec.content.instructor.instructor import SATISFIES_BY_PICTURE
 from genrec.content.instructor.references import resolve
@@ -160,6 +162,49 @@ def test_search_finds_titles_kinds_years_and_slips(view, encoder):
     without = view.search("horror", 12, negatives=["psycho"], encoder=encoder)
     assert TITLES[without.items[-1]].startswith("Psycho")
     assert "elephant" in view.search("a purple elephant on the moon", 3, encoder=encoder).missing
+
+
+def test_a_film_is_found_by_what_people_tell_of_it(view, encoder):
+    told = [phrase for phrase, item in view.told if TITLES[item] == "Groundhog Day (1993)"]
+    assert len(told) >= 2
+    (phrase, other) = told[:2]
+    with_it, without = (
+        view.search(f"that film about {phrase}", 3, encoder=encoder, untold=left) for left in ("", phrase)
+    )
+    assert TITLES[with_it.items[0]] == "Groundhog Day (1993)"
+    told_with, told_without = (found.signs[SIGNS.index("told_cosine")] for found in (with_it, without))
+    assert told_with > 0.6
+    assert told_without < told_with
+    hidden = np.array([title == "Groundhog Day (1993)" for title in TITLES])
+    away = view.search(f"that film about {phrase}", 3, encoder=encoder, hidden=hidden)
+    assert away.signs[SIGNS.index("told_cosine")] < told_with
+    assert other != phrase
+
+
+def test_words_told_of_a_film_cover_a_wish_but_for_the_phrase_left_out(view, encoder):
+    told = [phrase for phrase, item in view.told if TITLES[item] == "Jaws (1975)"]
+    assert "a shark attacking swimmers" in told
+    jaws = TITLES.index("Jaws (1975)")
+    assert jaws in view.holding("shark")
+    assert jaws not in view.holding("swimmer", "a shark attacking swimmers")
+    met, left = (
+        dict(zip(SIGNS, view.search("swimmers", 3, encoder=encoder, untold=untold).signs, strict=True))
+        for untold in ("", "a shark attacking swimmers")
+    )
+    assert met["coverage"] == 1
+    assert left["coverage"] < 1
+
+
+def test_nothing_is_told_of_what_has_no_year(encoder):
+    view = CatalogView.build(["Jaws", "Titanic shower gel"], ["Jaws", "Titanic shower gel"], encoder)
+    assert len(view.told) == 0
+    assert view.search("a shark attacking swimmers", 2, encoder=encoder).signs[SIGNS.index("told_cosine")] == 0
+
+
+def test_a_view_with_further_items_keeps_what_is_told(view, encoder):
+    more = view.extended(["A red apple"], ["A red apple"], *encoder.encode(["a red apple", "apple"])[:, None])
+    phrase, item = view.told[0]
+    assert more.search(phrase, 1, encoder=encoder).items == (item,)
 
 
 def test_embeddings_of_a_catalog_are_kept_for_the_next_time(tmp_path, view, encoder):
