@@ -308,9 +308,7 @@ class CatalogView:
         usable_N = allowed_N & seen_N
         signs = self._signs(coverage_N, text_N, title_N, said_N, usable_N, best, read, total, span)
         signs |= _signs_of_words(read, total, best)
-        likest = np.sort(told_N[usable_N])[-10:]
-        signs["told_cosine"] = float(likest[-1]) if len(likest) else 0.0
-        signs["told_margin"] = float(likest[-1] - likest.mean()) if len(likest) else 0.0
+        signs |= _signs_of_told(told_N[usable_N])
         signs["title_named"] = float(named is not None and allowed_N[named])
         signs["recalled"] = float(RECALLING.search(fold(said)) is not None)
         signs_F = np.array([signs[name] for name in SIGNS], np.float32)
@@ -422,6 +420,12 @@ def _signs_of_words(
         "kinds_share": sum(kinds) / total if total else 0.0,
         "plain_missing": float(np.log1p(len(missing))),
     }
+
+
+def _signs_of_told(told_N: FloatArray) -> dict[str, float]:
+    """How like the wish is what is told of one item, and by how much more than of the ten likest."""
+    ten = np.sort(told_N)[-10:] if len(told_N) else np.zeros(1, np.float32)
+    return {"told_cosine": float(ten[-1]), "told_margin": float(ten[-1] - ten.mean())}
 
 
 def told_of(titles: Sequence[str]) -> list[tuple[str, int]]:
