@@ -241,7 +241,9 @@ def test_a_committee_averages_what_its_members_say():
     assert not torch.allclose(each[0], each[1])
 
 
-@pytest.mark.parametrize(("split", "least"), [("dev", 250), ("calibration", 70), ("check", 200), ("second", 250), ("test", 400)])
+@pytest.mark.parametrize(
+    ("split", "least"), [("dev", 250), ("calibration", 70), ("check", 200), ("second", 250), ("test", 400)]
+)
 def test_the_hand_written_sets_are_whole(split, least, view):
     cases = load_cases(split, view)
     assert len(cases) >= least
