@@ -74,13 +74,13 @@ class Product:
         """[X, O]."""
         if self._small(rows_XI):
             return torch.mm(rows_XI, self.plain_IO)
-        return torch.ops.mkldnn._linear_pointwise(rows_XI, self.laid, None, "none", [], "")  # type: ignore[no-any-return]
+        return _by_onednn(rows_XI, self.laid)
 
     def relu(self, rows_XI: Tensor) -> Tensor:
         """[X, O], zero where the product is negative."""
         if self._small(rows_XI):
             return torch.mm(rows_XI, self.plain_IO).relu_()
-        return torch.ops.mkldnn._linear_pointwise(rows_XI, self.laid, None, "relu", [], "")  # type: ignore[no-any-return]
+        return _by_onednn(rows_XI, self.laid, then="relu")
 
     def add_to(self, sums_XO: Tensor, rows_XI: Tensor) -> Tensor:
         """``sums_XO`` plus the product; may overwrite the sums."""
@@ -107,21 +107,21 @@ class _Linear(Function):
         rows, weight_OI = ctx.saved_tensors
         for_rows = for_weight = for_bias = None
         if ctx.needs_input_grad[0]:
-            for_rows = _by_onednn(gradient, weight_OI.t(), None)
+            for_rows = _by_onednn(gradient, weight_OI.t())
         flat_XO, flat_XI = gradient.flatten(0, -2), rows.flatten(0, -2)
         if ctx.needs_input_grad[1]:
             # The narrower side in the role of the rows is the faster way round.
             if weight_OI.shape[0] > weight_OI.shape[1]:
-                for_weight = _by_onednn(flat_XI.t(), flat_XO.t(), None).t()
+                for_weight = _by_onednn(flat_XI.t(), flat_XO.t()).t()
             else:
-                for_weight = _by_onednn(flat_XO.t(), flat_XI.t(), None)
+                for_weight = _by_onednn(flat_XO.t(), flat_XI.t())
         if ctx.biased and ctx.needs_input_grad[2]:
             for_bias = flat_XO.sum(0)
         return for_rows, for_weight, for_bias
 
 
-def _by_onednn(rows: Tensor, weight_OI: Tensor, bias_O: Tensor | None) -> Tensor:
-    return torch.ops.mkldnn._linear_pointwise(rows, weight_OI, bias_O, "none", [], "")  # type: ignore[no-any-return]
+def _by_onednn(rows: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None, *, then: str = "none") -> Tensor:
+    return torch.ops.mkldnn._linear_pointwise(rows, weight_OI, bias_O, then, [], "")  # type: ignore[no-any-return]
 
 
 def _suits(rows: Tensor, weight_OI: Tensor) -> bool:
