@@ -72,24 +72,24 @@ class Product:
 
     def __call__(self, rows_XI: Tensor) -> Tensor:
         """[X, O]."""
-        if self._small(rows_XI):
+        if self.laid is None or self._small(rows_XI):
             return torch.mm(rows_XI, self.plain_IO)
         return _by_onednn(rows_XI, self.laid)
 
     def relu(self, rows_XI: Tensor) -> Tensor:
         """[X, O], zero where the product is negative."""
-        if self._small(rows_XI):
+        if self.laid is None or self._small(rows_XI):
             return torch.mm(rows_XI, self.plain_IO).relu_()
         return _by_onednn(rows_XI, self.laid, then="relu")
 
     def add_to(self, sums_XO: Tensor, rows_XI: Tensor) -> Tensor:
         """``sums_XO`` plus the product; may overwrite the sums."""
-        if self._small(rows_XI):
+        if self.laid is None or self._small(rows_XI):
             return sums_XO.addmm_(rows_XI, self.plain_IO)
         return torch.ops.mkldnn._linear_pointwise.binary(rows_XI, sums_XO, self.laid, None, "add")  # type: ignore[no-any-return]
 
     def _small(self, rows_XI: Tensor) -> bool:
-        return self.laid is None or rows_XI.shape[0] * self.plain_IO.numel() < SMALLEST
+        return rows_XI.shape[0] * self.plain_IO.numel() < SMALLEST
 
 
 class _Linear(Function):
