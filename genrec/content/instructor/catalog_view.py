@@ -99,7 +99,7 @@ class CatalogView:
         text_NE: embeddings of the texts, rows of length 1.
         title_NE: embeddings of the titles.
         aliases: words for kinds.
-        told: phrases that are told of items, and each one's item.
+        told: phrases with the item that each is told of.
         told_PE: embeddings of the phrases.
     """
 
@@ -214,10 +214,10 @@ class CatalogView:
 
     def holding(self, word: str, untold: str = "") -> NDArray[np.int64]:
         """The items whose title, text or what is told of them (but for the phrase ``untold``) holds a word."""
-        told = [self.told[place] for place in self._told_postings.get(word, ())]
+        own = self._postings.get(word, np.empty(0, np.int64))
+        told = (self.told[place] for place in self._told_postings.get(word, ()))
         items = [item for phrase, item in told if phrase != untold]
-        own = self._postings.get(word)
-        return np.unique([*items, *([] if own is None else own)]).astype(np.int64)
+        return np.union1d(own, np.array(items, np.int64)) if items else own
 
     def _items_of(self, word: str, untold: str = "") -> tuple[NDArray[np.int64], str]:
         """The items that cover a word, and how it was read: word, alias, spelling or unknown."""
@@ -423,9 +423,11 @@ def _signs_of_words(
 
 
 def _signs_of_told(told_N: FloatArray) -> dict[str, float]:
-    """How like the wish is what is told of one item, and by how much more than of the ten likest."""
-    ten = np.sort(told_N)[-10:] if len(told_N) else np.zeros(1, np.float32)
-    return {"told_cosine": float(ten[-1]), "told_margin": float(ten[-1] - ten.mean())}
+    """How like the wish is what is told of one item, and by how much more than the mean of the ten likest."""
+    if not len(told_N):
+        return {"told_cosine": 0.0, "told_margin": 0.0}
+    ten = np.partition(told_N, -10)[-10:] if len(told_N) > 10 else told_N
+    return {"told_cosine": float(ten.max()), "told_margin": float(ten.max() - ten.mean())}
 
 
 def told_of(titles: Sequence[str]) -> list[tuple[str, int]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Sequence
 from functools import lru_cache
@@ -9,7 +10,7 @@ from importlib.resources import files
 
 import yaml
 
-from genrec.content.instructor.words import words
+from genrec.content.instructor.words import fold, words
 
 
 @lru_cache(maxsize=1)
@@ -20,29 +21,42 @@ def told_films() -> dict[str, tuple[str, ...]]:
 
 
 def items_told_of(titles: Sequence[str | None]) -> dict[str, list[int]]:
-    """The items of each film of :func:`told_films`: of its name or, where there is none, with its name in theirs.
+    """The items of each film of :func:`told_films`.
 
-    A name of one word must be the whole title, but for an article: Rocky is not The Rocky Horror Picture Show.
+    They are those of exactly its name; else those of its name but for an article or an ending (Aliens is no Alien where
+    both are there); else, for a name of two words or more, those that begin with it (Star Wars: Episode IV).
 
     Args:
         titles: as people say them, by item index; None: not a film.
     """
-    by_name: dict[str, list[int]] = defaultdict(list)
+    exact: dict[str, list[int]] = defaultdict(list)
+    loose: dict[str, list[int]] = defaultdict(list)
+    beginning: dict[str, set[str]] = defaultdict(set)
     for item, title in enumerate(titles):
-        if title is not None:
-            by_name[_name(title)].append(item)
+        name = _loose(title or "")
+        if title is None or not name:
+            continue
+        exact[_exact(title)].append(item)
+        loose[name].append(item)
+        beginning[name.split()[0]].add(name)
     found = {}
-    for film in told_films() if by_name else ():
-        name = _name(film)
-        held = [name] if name in by_name else []
+    for film in told_films() if loose else ():
+        name = _loose(film)
+        held = exact.get(_exact(film)) or loose.get(name)
         if not held and " " in name:
-            held = [other for other in by_name if f" {name} " in f" {other} "]
+            longer = sorted(other for other in beginning[name.split()[0]] if other.startswith(f"{name} "))
+            held = [item for other in longer for item in loose[other]]
         if held:
-            found[film] = [item for other in held for item in by_name[other]]
+            found[film] = held
     return found
 
 
-def _name(title: str) -> str:
-    """A title's words without the article that it begins with."""
-    first, *rest = words(title)
-    return " ".join(rest if rest and first in ("the", "a", "an") else [first, *rest])
+def _exact(title: str) -> str:
+    """A title's own words."""
+    return " ".join(re.findall(r"[a-z0-9']+", fold(title)))
+
+
+def _loose(title: str) -> str:
+    """A title's stems without the article that it begins with; empty where it has no letters that are read."""
+    said = words(title)
+    return " ".join(said[1:] if said[1:] and said[0] in ("the", "a", "an") else said)

@@ -20,7 +20,7 @@ import yaml
 from numpy.typing import NDArray
 
 from genrec.content.instructor.catalog_view import CatalogView, plain_title
-from genrec.content.instructor.told import items_told_of, told_films
+from genrec.content.instructor.told import told_films
 from genrec.content.instructor.words import content_words, words
 
 KINDS_SAID = {
@@ -221,17 +221,20 @@ class WishMaker:
         own = " ".join(words(plain_title(self.view.titles[item])))
         return any(not hidden_N[other] for other in self._by_title[own])
 
-    def _holding(self, wish: str, hidden_N: NDArray[np.bool_]) -> bool:
-        """Whether a visible item holds all content words of ``wish``."""
-        postings = [set(self.view._postings.get(word, ())) for word in content_words(wish)]
-        return bool(postings) and any(not hidden_N[item] for item in set.intersection(*postings))
+    def _holding(self, wish: str, hidden_N: NDArray[np.bool_], *, told: bool = True) -> bool:
+        """Whether a visible item holds all content words of ``wish``, in what is told of it too unless not ``told``."""
+        held = [
+            set(self.view.holding(word).tolist() if told else self.view._postings.get(word, ()))
+            for word in content_words(wish)
+        ]
+        return bool(held) and any(not hidden_N[item] for item in set.intersection(*held))
 
     def _judged_title(self, hidden_N: NDArray[np.bool_], _: list[str]) -> Wish:
         if self.films and self.rng.random() < 0.25:
             return Wish(self._later(), (), False, "later")
         item = self._item()
         said = self.title(item)
-        return Wish(said, (), self._visible(item, hidden_N) or self._holding(said, hidden_N), "title")
+        return Wish(said, (), self._visible(item, hidden_N) or self._holding(said, hidden_N, told=False), "title")
 
     def _judged_like(self, hidden_N: NDArray[np.bool_], subjects: list[str]) -> Wish:
         wish = self._judged_title(hidden_N, subjects)
@@ -276,9 +279,8 @@ class WishMaker:
         if self.rng.random() < 0.45:
             phrase, satisfied = self.rng.choice(self.topics["absent"]), False
         else:
-            film, phrases = self.rng.choice(list(told_films().items()))
-            phrase = told = self.rng.choice(phrases)
-            satisfied = any(not hidden_N[item] for item in self._told_items.get(film, ()))
+            phrase = told = self.rng.choice(self.rng.choice(list(told_films().values())))
+            satisfied = any(not hidden_N[item] for item in self._told_items.get(told, ()))
             if not satisfied and self.rng.random() < 0.7:
                 return self._judged_topic(hidden_N, _)
         if self.rng.random() < (0.15 if satisfied else 0.35):
@@ -291,7 +293,10 @@ class WishMaker:
 
     @cached_property
     def _told_items(self) -> dict[str, list[int]]:
-        return items_told_of([plain_title(title) for title in self.view.titles])
+        found: dict[str, list[int]] = defaultdict(list)
+        for phrase, item in self.view.told:
+            found[phrase].append(item)
+        return found
 
     def _judged_theme(self, hidden_N: NDArray[np.bool_], _: list[str]) -> Wish:
         """One or two neighbouring words of what is told of a film: sharks, a diner, storm chasers."""
@@ -303,8 +308,7 @@ class WishMaker:
         length = 2 if begin + 1 in places and self.rng.random() < 0.6 else 1
         theme = " ".join(said[begin : begin + length])
         target = self.rng.choice((*_ABOUT, "{}", "{}", "anything with {}")).format(theme)
-        held = [set(self.view.holding(word).tolist()) for word in content_words(theme)]
-        return Wish(target, (), any(not hidden_N[item] for item in set.intersection(*held)), "theme")
+        return Wish(target, (), self._holding(theme, hidden_N), "theme")
 
     def _judged_subject(self, _: NDArray[np.bool_], subjects: list[str]) -> Wish:
         return Wish(self.rng.choice(subjects), (), False, "subject")

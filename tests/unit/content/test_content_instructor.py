@@ -167,7 +167,7 @@ def test_search_finds_titles_kinds_years_and_slips(view, encoder):
 def test_a_film_is_found_by_what_people_tell_of_it(view, encoder):
     told = [phrase for phrase, item in view.told if TITLES[item] == "Groundhog Day (1993)"]
     assert len(told) >= 2
-    (phrase, other) = told[:2]
+    phrase = told[0]
     with_it, without = (
         view.search(f"that film about {phrase}", 3, encoder=encoder, untold=left) for left in ("", phrase)
     )
@@ -178,7 +178,6 @@ def test_a_film_is_found_by_what_people_tell_of_it(view, encoder):
     hidden = np.array([title == "Groundhog Day (1993)" for title in TITLES])
     away = view.search(f"that film about {phrase}", 3, encoder=encoder, hidden=hidden)
     assert away.signs[SIGNS.index("told_cosine")] < told_with
-    assert other != phrase
 
 
 def test_words_told_of_a_film_cover_a_wish_but_for_the_phrase_left_out(view, encoder):

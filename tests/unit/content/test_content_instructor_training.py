@@ -120,8 +120,24 @@ def test_told_plots_belong_to_films_of_that_name_alone(view):
     assert told["Heat"] == ["Heat (1995)"]
     assert told["Terminator"] == ["Terminator, The (1984)"]
     assert "Rocky" not in told  # The Rocky Horror Picture Show is another
+    assert told["Alien"] == ["Alien (1979)"]  # though Aliens is there as well
+    assert told["Star Wars"] == ["Star Wars (1977)"]
+    assert not any("Paradise Lost" in title for title in told.get("Robin Hood", ()))
     assert len(told) > 1_500
     assert items_told_of([None] * 5) == items_told_of(["No Such Film"]) == {}
+
+
+def test_a_longer_title_is_told_of_where_it_begins_with_the_name_alone():
+    titles = ["Star Wars: Episode IV", "The Making of Star Wars", "Jaws 2"]
+    told = items_told_of(titles)
+    assert told["Star Wars"] == [0]
+    assert "Jaws" not in told
+    assert items_told_of(["Terminator", "The Terminator"])["Terminator"] == [0]
+    assert items_told_of(["The Terminator"])["Terminator"] == [0]
+
+
+def test_titles_without_latin_letters_are_told_of_nothing():
+    assert told_of(["千と千尋の神隠し (2001)", "$ (1971)", "... (1999)", "Москва (1980)", "", "(1999)"]) == []
 
 
 def test_signs_tell_a_wish_that_is_met_from_one_that_is_not(view):
