@@ -1,6 +1,6 @@
 """What a dense scorer is: a model that gives every user a score for every item of the catalog.
 
-Popularity, item-kNN, user-kNN and SASRec are dense scorers. They share one call, so one ranking
+Popularity, item-kNN, the linear model, user-kNN and SASRec are dense scorers. They share one call, so one ranking
 function evaluates them all and any two can be blended. Arrays, not tensors, cross this door: half of
 the scorers are sparse-matrix products.
 

@@ -28,7 +28,7 @@ from genrec.errors import ArtifactError
 
 @dataclass(frozen=True, eq=False)
 class ItemKNN:
-    """Fitted neighbours of items: by co-occurrence, or with other weights (genrec/retrieval/content_knn.py).
+    """Fitted neighbours of items: by co-occurrence, or others (content_knn.py of genrec/retrieval, linear.py here).
 
     Attributes:
         weights_NN: float32 CSR [N, N], row = item of the history, column = item scored.

@@ -8,7 +8,7 @@ one of its items weighs
     * (training count of the item) ** popularity_power
 
 Popular items are in many histories whoever the neighbours are, which the last factor takes back (-0.5
-on Beauty). A dense scorer (item-kNN, SASRec) votes with its scores. Seen items are dropped first, the M best
+on Beauty). A dense scorer (item-kNN, SASRec ...) votes with its scores. Seen items are dropped first, the M best
 are kept, and what is left is scaled to sum 1.
 
 Shape letters: B queries, T history items, N items, U users, Z neighbours, M items voted for.

@@ -1,8 +1,8 @@
 """Made items among a catalog's: table, catalog, trie and index with them, as one new state that replaces the old.
 
 Nothing of the old state is changed, so whoever answers with it goes on undisturbed; the swap is one assignment. An
-asset stands behind the catalog's items: index N, N + 1, ... What was trained on the catalog alone (item-kNN,
-SASRec, retrieved users) is shown each asset's stand-in, its nearest catalog item.
+asset stands behind the catalog's items: index N, N + 1, ... What was trained on the catalog alone (the models that
+vote, retrieved users) is shown each asset's stand-in, its nearest catalog item.
 
 Shape letters: N catalog items, A assets, B queries, T history items.
 """
