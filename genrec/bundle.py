@@ -2,7 +2,7 @@
 
     weights.safetensors    the model's best weights; the metadata names the semantic IDs they speak
     sid_text.safetensors   the SidTable
-    neighbours/            gate, the models that vote and user vectors, if neighbours vote (plugin.retrieval) or the decoder
+    neighbours/            gate, models that vote and user vectors, if neighbours vote (plugin.retrieval) or the decoder
                            attends to them (plugin.memory)
     prepared/              catalog and sequences, so that a known user's history is at hand
     tokenizer/             frozen codebook, text encoder and embeddings: made items get semantic IDs from them
