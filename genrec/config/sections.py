@@ -340,7 +340,7 @@ class LinearSettings(Section):
     )
     neighbours: PositiveInt = Field(300, description="largest weights kept of each item")
     most_items: PositiveInt = Field(
-        15_000, description="items that take part, those with most interactions; 16 bytes for each pair"
+        15_000, description="items that take part, those with most interactions; 20 bytes for each pair"
     )
     decay: float = Field(0.8, gt=0, le=1, description="weight per step back of the history asked about")
 

@@ -45,9 +45,9 @@ def linear_fit(interactions: Interactions, max_history: int) -> Callable[[Linear
     """
 
     @lru_cache(maxsize=1)
-    def summed(window: int, history_decay: float, most_items: int) -> Products:
+    def summed(window: int, history_decay: float, most_items: int) -> NormalEquations:
         taking_part_N = _most_frequent(interactions.train_counts, most_items)
-        return products(interactions, taking_part_N, max_history, window=window, decay=history_decay)
+        return normal_equations(interactions, taking_part_N, max_history, window=window, decay=history_decay)
 
     @lru_cache(maxsize=1)
     def solved(window: int, history_decay: float, most_items: int, ridge: float) -> torch.Tensor:
@@ -68,7 +68,7 @@ def linear_fit(interactions: Interactions, max_history: int) -> Callable[[Linear
 
 
 @dataclass(frozen=True, eq=False)
-class Products:
+class NormalEquations:
     """What the regression is solved from.
 
     Attributes:
@@ -82,9 +82,9 @@ class Products:
     popularity_M: torch.Tensor
 
 
-def products(
+def normal_equations(
     interactions: Interactions, taking_part_N: NDArray[np.bool_], max_history: int, *, window: int, decay: float
-) -> Products:
+) -> NormalEquations:
     """Sums over all training prefixes with an item before their target, a block of users at a time.
 
     Args:
@@ -95,7 +95,7 @@ def products(
         decay: weight of the history per step back.
     """
     size = int(taking_part_N.sum())
-    found = Products(torch.zeros(size, size), torch.zeros(size, size), torch.zeros(size))
+    found = NormalEquations(torch.zeros(size, size), torch.zeros(size, size), torch.zeros(size))
     lengths = np.diff(interactions.offsets)
     block_U = np.cumsum(lengths) // POSITIONS_AT_ONCE
     column_N = np.cumsum(taking_part_N) - 1
@@ -137,7 +137,7 @@ def _shifted(
     return sp.csr_matrix((np.full(len(cells[0]), weight, np.float32), cells), shape=(len(owner_P), size))
 
 
-def solve(summed: Products, ridge: float) -> torch.Tensor:
+def solve(summed: NormalEquations, ridge: float) -> torch.Tensor:
     """float32 [M, M], the regression's weights, row = input; in float64 where float32 does not suffice.
 
     Raises:

@@ -10,7 +10,7 @@ from genrec.config import LinearSettings
 from genrec.data.interactions import Interactions
 from genrec.errors import DataError
 from genrec.models.item_knn import ItemKNN
-from genrec.models.linear import Products, linear_fit, products, solve
+from genrec.models.linear import NormalEquations, linear_fit, normal_equations, solve
 
 N, T = 12, 5
 ALL = {"neighbours": N, "most_items": N}
@@ -152,20 +152,20 @@ def test_it_comes_back_from_disk(data, tmp_path):
 def test_a_ridge_that_does_not_hold_is_named():
     twins = torch.ones(2, 2)  # two items that are always together
     with pytest.raises(DataError, match=r"baselines\.linear\.ridge: 1e-30 .* is too small"):
-        solve(Products(twins, twins, torch.ones(2)), 1e-30)
+        solve(NormalEquations(twins, twins, torch.ones(2)), 1e-30)
 
 
 def test_what_float32_cannot_tell_from_singular_is_solved_in_float64():
     gram, cross = torch.full((2, 2), 2.0**26), torch.eye(2)
-    found = solve(Products(gram, cross, torch.ones(2)), 0.5)
+    found = solve(NormalEquations(gram, cross, torch.ones(2)), 0.5)
     exact = np.linalg.solve(gram.double().numpy() + 0.5 * np.eye(2), cross.numpy())
     np.testing.assert_allclose(found.numpy(), exact, rtol=1e-6)
 
 
 def test_blocks_of_users_change_nothing(data, monkeypatch):
-    whole = products(data, np.ones(N, bool), T, window=3, decay=0.7)
+    whole = normal_equations(data, np.ones(N, bool), T, window=3, decay=0.7)
     for at_once in (1, 7, 40):
         monkeypatch.setattr("genrec.models.linear.POSITIONS_AT_ONCE", at_once)
-        parts = products(data, np.ones(N, bool), T, window=3, decay=0.7)
+        parts = normal_equations(data, np.ones(N, bool), T, window=3, decay=0.7)
         for part, all_of in zip(vars(parts).values(), vars(whole).values(), strict=True):
             torch.testing.assert_close(part, all_of)
