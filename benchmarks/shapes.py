@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +35,7 @@ def beauty_sequences(seed: int = 0, directory: Path = BEAUTY) -> tuple[list[NDAr
     return np.split(draws, np.cumsum(lengths)[:-1]), "synthetic with Beauty's length statistics"
 
 
-def interactions_of(sequences: list[NDArray[np.int64]], n_items: int) -> Interactions:
+def interactions_of(sequences: Sequence[Sequence[int] | NDArray[np.int64]], n_items: int) -> Interactions:
     """The sequences as a data set split by leave-one-out."""
     lengths = np.asarray([len(row) for row in sequences], dtype=np.int32)
     return Interactions(

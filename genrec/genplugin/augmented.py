@@ -48,7 +48,7 @@ SASREC, ITEM_KNN, CONTENT_KNN = "sasrec.safetensors", "item_knn.safetensors", "c
 LINEAR = "linear.safetensors"
 """Files of a directory that holds all that stands beside the host's weights; BM25 is indexed anew from the texts."""
 COUNTED = {"item-knn": ITEM_KNN, "content-knn": CONTENT_KNN, "linear": LINEAR}
-"""Sources that are a matrix of items, and their files."""
+"""Sources that are a matrix of items, and their files, here and in the artifact of the stage of the same name."""
 
 
 @dataclass(frozen=True, eq=False)

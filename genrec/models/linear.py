@@ -55,10 +55,10 @@ def linear_fit(interactions: Interactions, max_history: int) -> Callable[[Linear
 
     def fit(settings: LinearSettings) -> ItemKNN:
         shape = settings.window, settings.history_decay, settings.most_items
-        scale_M = summed(*shape).popularity_M.clamp(min=1) ** -settings.popularity_power
+        equations = summed(*shape)
+        scale_M = equations.popularity_M.clamp(min=1) ** -settings.popularity_power
         kept_MM = largest(solved(*shape, settings.ridge), scale_M, settings.neighbours)
-        items_M = np.flatnonzero(_most_frequent(interactions.train_counts, settings.most_items))
-        n_items = interactions.n_items
+        items_M, n_items = equations.items_M.numpy(), interactions.n_items
         places = items_M[kept_MM.row], items_M[kept_MM.col]
         weights_NN = sp.csr_matrix((kept_MM.data, places), shape=(n_items, n_items))
         weights_NN.sort_indices()
@@ -72,11 +72,13 @@ class NormalEquations:
     """What the regression is solved from.
 
     Attributes:
+        items_M: int64, the items that take part.
         gram_MM: X'X, float32.
         cross_MM: X'Y, float32.
         popularity_M: sums of the outputs.
     """
 
+    items_M: torch.Tensor
     gram_MM: torch.Tensor
     cross_MM: torch.Tensor
     popularity_M: torch.Tensor
@@ -94,8 +96,9 @@ def normal_equations(
         window: items that follow.
         decay: weight of the history per step back.
     """
-    size = int(taking_part_N.sum())
-    found = NormalEquations(torch.zeros(size, size), torch.zeros(size, size), torch.zeros(size))
+    items_M = torch.from_numpy(np.flatnonzero(taking_part_N))
+    size = len(items_M)
+    found = NormalEquations(items_M, torch.zeros(size, size), torch.zeros(size, size), torch.zeros(size))
     lengths = np.diff(interactions.offsets)
     block_U = np.cumsum(lengths) // POSITIONS_AT_ONCE
     column_N = np.cumsum(taking_part_N) - 1

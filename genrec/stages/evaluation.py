@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from genrec.bundle import AUGMENTED, MEMORY
 from genrec.config import RetrievalSettings, Settings
 from genrec.errors import DataError
-from genrec.stages.neighbours import CONTENT_KNN_FILE, ITEM_KNN_FILE, LINEAR_FILE, tuned_host
+from genrec.stages.neighbours import tuned_host
 from genrec.stages.stage import Context, Outcome
 from genrec.stages.training import WEIGHTS, build_sasrec
 
@@ -89,6 +89,7 @@ def rank_all(context: Context, interactions: Interactions, table: SidTable) -> I
     from genrec.data.load import load_catalog
     from genrec.decoding import recommend
     from genrec.evaluation.rank import rank_dense, rank_generative
+    from genrec.genplugin.augmented import COUNTED
     from genrec.models.dense import Blend
     from genrec.models.item_knn import ItemKNN
     from genrec.models.popularity import Popularity
@@ -100,18 +101,16 @@ def rank_all(context: Context, interactions: Interactions, table: SidTable) -> I
     seed, length = settings.run.seed, settings.data.max_history
     baseline = build_sasrec(settings, interactions)
     restore_weights(baseline, context.inputs["sasrec"] / WEIGHTS)
-    item_knn = ItemKNN.load(context.inputs["item-knn"] / ITEM_KNN_FILE)
+    counted = {name: ItemKNN.load(context.inputs[name] / file) for name, file in COUNTED.items()}
     scorers: dict[str, tuple[DenseScorer, int | None]] = {
         POPULARITY: (Popularity.fit(interactions), None),
-        ITEM_KNN: (item_knn, None),
-        CONTENT_KNN: (ItemKNN.load(context.inputs["content-knn"] / CONTENT_KNN_FILE), None),
-        LINEAR: (ItemKNN.load(context.inputs["linear"] / LINEAR_FILE), None),
+        **{name: (scorer, None) for name, scorer in counted.items()},
     }
     catalog = load_catalog(context.inputs["prepare"])
     user_knn = _user_knn(interactions, catalog.texts, settings.retrieval)
     if user_knn is not None:
         scorers[USER_KNN] = (user_knn, None)
-        scorers[BLEND] = (Blend([(item_knn, 1.0), (user_knn, USER_KNN_WEIGHT)]), None)
+        scorers[BLEND] = (Blend([(counted[ITEM_KNN], 1.0), (user_knn, USER_KNN_WEIGHT)]), None)
     scorers[SASREC] = (SasRecScorer(baseline.to(device)), seed)
     for name, (scorer, trained_with) in scorers.items():
         yield rank_dense(

@@ -21,14 +21,12 @@ from genrec.stages.training import WEIGHTS
 
 if TYPE_CHECKING:
     from genrec.data.interactions import Interactions
-    from genrec.models.dense import DenseScorer
+    from genrec.models.item_knn import ItemKNN
 
 Neighbourly = TypeVar("Neighbourly", ItemKNNSettings, ContentKNNSettings, LinearSettings)
 
 logger = logging.getLogger(__name__)
 
-ITEM_KNN_FILE, CONTENT_KNN_FILE = "item_knn.safetensors", "content_knn.safetensors"
-LINEAR_FILE = "linear.safetensors"
 TRIALS, REPORT = "trials.json", "gate.json"
 
 
@@ -36,39 +34,51 @@ def item_knn(context: Context) -> Outcome:
     """Count co-occurrences, with settings tuned on validation targets if they say so."""
     from genrec.data.load import load_interactions
     from genrec.evaluation.tuning import ITEM_KNN_GRID
+    from genrec.genplugin.augmented import ITEM_KNN
     from genrec.models.item_knn import ItemKNN
 
     interactions = load_interactions(context.inputs["prepare"])
     fit = partial(ItemKNN.fit, interactions)
-    best = _tuned(context, context.settings.baselines.item_knn, ITEM_KNN_GRID, fit, interactions)
-    fit(best).save(context.out / ITEM_KNN_FILE)
-    return Outcome(metrics={"settings": best.model_dump()})
+    return _fitted(context, ITEM_KNN, context.settings.baselines.item_knn, ITEM_KNN_GRID, fit, interactions)
 
 
 def content_knn(context: Context) -> Outcome:
     """Each item's nearest by its text, with settings tuned on validation targets if they say so."""
     from genrec.data.load import load_interactions
     from genrec.evaluation.tuning import CONTENT_KNN_GRID
+    from genrec.genplugin.augmented import CONTENT_KNN
     from genrec.retrieval.content_knn import by_content, nearest_items
     from genrec.tokenizer.spaces import load_text_vectors
 
     start, text_NE = context.settings.baselines.content_knn, load_text_vectors(context.inputs["tokenize"]).numpy()
     fit = partial(by_content, nearest_items(text_NE, start.neighbours, context.settings.retrieval))
-    best = _tuned(context, start, CONTENT_KNN_GRID, fit, load_interactions(context.inputs["prepare"]))
-    fit(best).save(context.out / CONTENT_KNN_FILE)
-    return Outcome(metrics={"settings": best.model_dump()})
+    interactions = load_interactions(context.inputs["prepare"])
+    return _fitted(context, CONTENT_KNN, start, CONTENT_KNN_GRID, fit, interactions)
 
 
 def linear(context: Context) -> Outcome:
     """Solve the linear item-item model, with settings tuned on validation targets if they say so."""
     from genrec.data.load import load_interactions
     from genrec.evaluation.tuning import LINEAR_GRID
+    from genrec.genplugin.augmented import LINEAR
     from genrec.models.linear import linear_fit
 
     interactions = load_interactions(context.inputs["prepare"])
     fit = linear_fit(interactions, context.settings.data.max_history)
-    best = _tuned(context, context.settings.baselines.linear, LINEAR_GRID, fit, interactions)
-    fit(best).save(context.out / LINEAR_FILE)
+    return _fitted(context, LINEAR, context.settings.baselines.linear, LINEAR_GRID, fit, interactions)
+
+
+def _fitted(
+    context: Context,
+    file: str,
+    start: Neighbourly,
+    grid: Mapping[str, Sequence[float]],
+    fit: Callable[[Neighbourly], ItemKNN],
+    interactions: Interactions,
+) -> Outcome:
+    """Fit with the settings of :func:`_tuned` and keep the result in ``file``."""
+    best = _tuned(context, start, grid, fit, interactions)
+    fit(best).save(context.out / file)
     return Outcome(metrics={"settings": best.model_dump()})
 
 
@@ -76,7 +86,7 @@ def _tuned(
     context: Context,
     start: Neighbourly,
     grid: Mapping[str, Sequence[float]],
-    fit: Callable[[Neighbourly], DenseScorer],
+    fit: Callable[[Neighbourly], ItemKNN],
     interactions: Interactions,
 ) -> Neighbourly:
     """The settings to fit with: ``start``, or the best of the grid where it says so, whose trials are then told."""
@@ -126,7 +136,7 @@ def tuned_host(context: Context, finetuned: Path) -> Any:
 
 def _keep_neighbours(context: Context) -> dict[str, Any]:
     from genrec.data.load import load_catalog, load_interactions
-    from genrec.genplugin.augmented import CONTENT_KNN, ITEM_KNN, LINEAR, SASREC, assemble, files_needed
+    from genrec.genplugin.augmented import COUNTED, SASREC, assemble, files_needed
     from genrec.genplugin.gate_learning import learn_gate
     from genrec.genplugin.memory import reads_users
 
@@ -136,14 +146,10 @@ def _keep_neighbours(context: Context) -> dict[str, Any]:
     interactions, catalog = load_interactions(context.inputs["prepare"]), load_catalog(context.inputs["prepare"])
     host = tuned_host(context, context.out)
     # First the files, then the system from them: what is learnt for is what will be served.
-    for name, made in (
-        (SASREC, context.inputs["sasrec"] / WEIGHTS),
-        (ITEM_KNN, context.inputs["item-knn"] / ITEM_KNN_FILE),
-        (CONTENT_KNN, context.inputs["content-knn"] / CONTENT_KNN_FILE),
-        (LINEAR, context.inputs["linear"] / LINEAR_FILE),
-    ):
-        if name in files_needed(settings):
-            shutil.copyfile(made, context.out / name)
+    made = {file: context.inputs[stage] / file for stage, file in COUNTED.items()}
+    made[SASREC] = context.inputs["sasrec"] / WEIGHTS
+    for name in files_needed(settings):
+        shutil.copyfile(made[name], context.out / name)
     augmented = assemble(host, interactions, catalog.texts, settings, context.out)
     told = {} if augmented.gate is None else learn_gate(augmented, host, interactions, settings)
     augmented.save(context.out, host.sid_table.version)

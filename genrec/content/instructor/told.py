@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Sequence
 from functools import lru_cache
@@ -10,7 +9,7 @@ from importlib.resources import files
 
 import yaml
 
-from genrec.content.instructor.words import fold, words
+from genrec.content.instructor.words import plain_words, words
 
 
 @lru_cache(maxsize=1)
@@ -53,7 +52,7 @@ def items_told_of(titles: Sequence[str | None]) -> dict[str, list[int]]:
 
 def _exact(title: str) -> str:
     """A title's own words."""
-    return " ".join(re.findall(r"[a-z0-9']+", fold(title)))
+    return " ".join(plain_words(title))
 
 
 def _loose(title: str) -> str:

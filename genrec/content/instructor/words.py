@@ -73,14 +73,19 @@ def stem(word: str) -> str:
     return word
 
 
+def plain_words(text: str) -> list[str]:
+    """All words, folded, in order."""
+    return _WORD.findall(fold(text))
+
+
 def words(text: str) -> list[str]:
     """Stems of all words, in order."""
-    return [stem(word) for word in _WORD.findall(fold(text))]
+    return [stem(word) for word in plain_words(text)]
 
 
 def content_words(text: str) -> list[str]:
     """Distinct stems of the words that say something of the thing, in order."""
-    found = (word for word in _WORD.findall(fold(text)) if word not in STOP and stem(word) not in STOP)
+    found = (word for word in plain_words(text) if word not in STOP and stem(word) not in STOP)
     return list(dict.fromkeys(map(stem, found)))
 
 

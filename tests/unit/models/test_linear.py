@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.shapes import interactions_of
 from genrec.config import LinearSettings
 from genrec.data.interactions import Interactions
 from genrec.errors import DataError
@@ -22,16 +23,7 @@ def data() -> Interactions:
     rng = np.random.default_rng(3)
     sequences = [rng.integers(0, N - 1, rng.integers(3, 13)) for _ in range(40)]
     sequences[0][-1] = N - 1
-    lengths = np.array([len(sequence) for sequence in sequences], dtype=np.int32)
-    return Interactions(
-        items=np.concatenate(sequences).astype(np.int32),
-        offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
-        train_end=lengths - 2,
-        valid_at=lengths - 2,
-        test_at=lengths - 1,
-        n_items=N,
-        head_items=np.zeros(N, dtype=bool),
-    )
+    return interactions_of(sequences, N)
 
 
 def pairs_of(data: Interactions, window: int, decay: float) -> tuple[np.ndarray, np.ndarray]:
@@ -68,16 +60,7 @@ def test_weights_are_those_of_least_squares_with_a_penalty(data, window, decay, 
 def test_what_a_third_item_explains_gets_less_than_by_counting():
     """0 is followed by 1, and 1 by 2; 0 and 2 are together only through 1."""
     sequences = [[0, 1, 2, 3, 3], [1, 2, 3, 3], [0, 1, 3, 3]] * 30
-    lengths = np.array([len(sequence) for sequence in sequences], dtype=np.int32)
-    data = Interactions(
-        items=np.concatenate(sequences).astype(np.int32),
-        offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
-        train_end=lengths - 2,
-        valid_at=lengths - 2,
-        test_at=lengths - 1,
-        n_items=4,
-        head_items=np.zeros(4, dtype=bool),
-    )
+    data = interactions_of(sequences, 4)
     settings = LinearSettings(window=1, history_decay=1.0, ridge=1.0, popularity_power=0, neighbours=4)
     weights = linear_fit(data, T)(settings).weights_NN.toarray()
     assert weights[1, 2] > 0.8  # nearly all that follows 0, 1 or 1
@@ -107,18 +90,9 @@ def test_an_item_of_no_training_part_is_in_no_weight(data):
 
 @pytest.mark.parametrize("sequences", [[[0, 1]], [[0, 1, 2]], [[0, 1, 2], [3, 4, 5, 6]]])
 def test_hardly_any_training_interactions_are_no_error(sequences):
-    lengths = np.array([len(sequence) for sequence in sequences], dtype=np.int32)
-    data = Interactions(
-        items=np.concatenate(sequences).astype(np.int32),
-        offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
-        train_end=lengths - 2,
-        valid_at=lengths - 2,
-        test_at=lengths - 1,
-        n_items=7,
-        head_items=np.zeros(7, dtype=bool),
-    )
+    data = interactions_of(sequences, 7)
     weights = linear_fit(data, T)(LinearSettings()).weights_NN
-    pairs = sum(max(length - 3, 0) for length in lengths)
+    pairs = sum(max(len(sequence) - 3, 0) for sequence in sequences)
     assert weights.nnz == pairs  # 3 is followed by 4 in training, and nothing else by anything
 
 
@@ -152,12 +126,12 @@ def test_it_comes_back_from_disk(data, tmp_path):
 def test_a_ridge_that_does_not_hold_is_named():
     twins = torch.ones(2, 2)  # two items that are always together
     with pytest.raises(DataError, match=r"baselines\.linear\.ridge: 1e-30 .* is too small"):
-        solve(NormalEquations(twins, twins, torch.ones(2)), 1e-30)
+        solve(NormalEquations(torch.arange(2), twins, twins, torch.ones(2)), 1e-30)
 
 
 def test_what_float32_cannot_tell_from_singular_is_solved_in_float64():
     gram, cross = torch.full((2, 2), 2.0**26), torch.eye(2)
-    found = solve(NormalEquations(gram, cross, torch.ones(2)), 0.5)
+    found = solve(NormalEquations(torch.arange(2), gram, cross, torch.ones(2)), 0.5)
     exact = np.linalg.solve(gram.double().numpy() + 0.5 * np.eye(2), cross.numpy())
     np.testing.assert_allclose(found.numpy(), exact, rtol=1e-6)
 

@@ -5,30 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from benchmarks.shapes import interactions_of
 from genrec.config import RetrievalSettings
-from genrec.data.interactions import Interactions
 from genrec.errors import DataError
 from genrec.retrieval.user_knn import UserKNN
 
 TEXTS = ["red lipstick", "red nail polish", "hair brush", "hair dryer", "sun cream", "red blush", "rare thing", "soap"]
 SETTINGS = RetrievalSettings(vote_recency=1.0, vote_score_power=1.0)
-
-
-def made_of(sequences: list[list[int]]) -> Interactions:
-    lengths = np.array([len(s) for s in sequences], dtype=np.int32)
-    return Interactions(
-        items=np.concatenate([np.asarray(s, dtype=np.int32) for s in sequences]),
-        offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
-        train_end=lengths - 2,
-        valid_at=lengths - 2,
-        test_at=lengths - 1,
-        n_items=len(TEXTS),
-        head_items=np.zeros(len(TEXTS), dtype=bool),
-    )
-
-
 OTHERS = [[4, 4, 7, 6, 7]] * 9  # a word in half of the documents weighs nothing to BM25
-DATA = made_of([[0, 1, 5, 6, 7], [2, 3, 4, 7, 6], [1, 5, 4, 6, 7], [2, 4, 3, 7, 6], *OTHERS])
+DATA = interactions_of([[0, 1, 5, 6, 7], [2, 3, 4, 7, 6], [1, 5, 4, 6, 7], [2, 4, 3, 7, 6], *OTHERS], len(TEXTS))
 
 
 def test_scores_are_the_neighbours_votes():
@@ -45,7 +30,7 @@ def test_scores_are_the_neighbours_votes():
 
 
 def test_the_user_asked_about_has_no_vote_and_targets_get_none():
-    lonely = made_of([[0, 1, 5, 6, 7], [2, 3, 4, 7, 6], *OTHERS])
+    lonely = interactions_of([[0, 1, 5, 6, 7], [2, 3, 4, 7, 6], *OTHERS], len(TEXTS))
     knn = UserKNN.fit(lonely, TEXTS, SETTINGS)
     history = np.array([[0, 1, 5]])
     assert knn.score_histories(history)[0, [0, 1, 5]].all()
