@@ -4,7 +4,8 @@ With few beams a decoding step is many small operations: calls of modules, norms
 whose weights come from memory. Here the gains of norms are part of the matrix that follows, matrices lie as their
 products read them, a residual sum is part of the product that ends its branch, and the queries, keys and values of
 the first layers, which depend on the token alone, are rows of a table. The numbers are those of
-:class:`~genrec.models.tiger.Tiger` but for rounding; docs/benchmarks.md has the measurement.
+:class:`~genrec.models.tiger.Tiger` but for rounding; docs/benchmarks.md has the measurement. A single history goes
+through genrec/models/native.py instead, where that can be had: the same arithmetic without a call per operation.
 
 A fold is a copy of the weights. A model drops it in training mode, wherever a gradient may be asked for and when
 weights are loaded; :meth:`Folded.holds` finds the changes besides, but for those through ``weight.data``.
@@ -14,8 +15,8 @@ Shape letters: genrec/models/contracts.py; I = H * d, X = B * K rows of a step.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ from torch.nn import functional
 
 from genrec.models.attention import Packing, RMSNorm, additive
 from genrec.models.blocks import Decoder, Encoder
+from genrec.models.native import OneHistory, OneMemory, library
 from genrec.products import Linear, Product
 
 LARGEST_TABLE = 2**23
@@ -58,7 +60,8 @@ class FoldedCache:
     Attributes:
         folded: whose cache it is.
         rows: B.
-        memory: of each layer, keys and values of the memories, both [B, H, T, d].
+        memory: of each layer, keys and values of the memories, both [B, H, T, d]; or those of one history
+            as :class:`OneHistory` reads them.
         mask: additive [B, 1, 1, T]; None: everything is visible.
         any_visible: float [B, 1, 1], 0 where a row sees nothing; None: all see something.
         kept: keys and values of the earlier positions [S, layers, X, 2 * I] and, after ``reorder``, room for one
@@ -68,7 +71,7 @@ class FoldedCache:
 
     folded: Folded
     rows: int
-    memory: list[tuple[Tensor, Tensor]]
+    memory: list[tuple[Tensor, Tensor]] | OneMemory
     mask: Tensor | None
     any_visible: Tensor | None
     kept: Tensor | None = None
@@ -103,6 +106,7 @@ class Folded:
         encoder_table: [V, 3 * I], queries, keys and values of each token in the first layer; None: too large to keep.
         decoder_table: likewise.
         biases: the encoder's position biases [H, T, T] by T.
+        alone: encoder and decoder for one history; None: not asked for yet, or not to be had.
     """
 
     weights: list[nn.Parameter]
@@ -118,6 +122,7 @@ class Folded:
     encoder_table: Tensor | None = None
     decoder_table: Tensor | None = None
     biases: dict[int, Tensor] = field(default_factory=dict)
+    alone: tuple[OneHistory, OneHistory] | None = None
 
     @classmethod
     def of(cls, embedding: Tensor, encoder: Encoder, decoder: Decoder, head: Tensor, levels: int) -> Folded:
@@ -174,6 +179,9 @@ class Folded:
         if mask is not None:
             bias = bias + mask
         tokens = tokens_BT.flatten()
+        alone = self._alone() if B == 1 and packing is None else None
+        if alone is not None:
+            return (alone[0].encode(tokens, bias.view(bias.shape[-3:])) * self.encoder_norm)[None]
         states = self.embedding[tokens if packing is None else tokens[packing.places_X]]
         for index, layer in enumerate(self.encoder):
             if index == 0 and self.encoder_table is not None:
@@ -196,6 +204,10 @@ class Folded:
             packing: where there are states; None: compute with padding too.
         """
         B, T, _ = states_BTD.shape
+        all_visible = T > 0 and bool(visible_B1T.all())
+        alone = self._alone() if B == 1 and packing is None and all_visible else None
+        if alone is not None:
+            return FoldedCache(self, 1, alone[1].read(states_BTD[0]), None, None)
         packed = states_BTD.flatten(0, 1) if packing is None else packing.pack(states_BTD)
         memory = []
         for layer in self.decoder:
@@ -203,7 +215,7 @@ class Folded:
             both = both if packing is None else packing.unpack(both)
             key, value = both.view(B, T, 2, self.heads, -1).permute(2, 0, 3, 1, 4)
             memory.append((key, value))
-        if T > 0 and bool(visible_B1T.all()):
+        if all_visible:
             return FoldedCache(self, B, memory, None, None)
         any_visible = visible_B1T.any(dim=-1, keepdim=True).to(states_BTD.dtype)
         return FoldedCache(self, B, memory, additive(visible_B1T)[:, None], any_visible)
@@ -217,7 +229,10 @@ class Folded:
         if cache.kept is None or cache.kept.shape[0] == position:
             room = self.embedding.new_empty(1, len(self.decoder), B * K, 2 * inner)
             cache.kept = room if cache.kept is None else torch.cat([cache.kept, room])
-        bias_S1H = self.step_bias[position, : position + 1, None]
+        bias_SH = self.step_bias[position, : position + 1]
+        if isinstance(cache.memory, OneMemory):
+            assert self.alone is not None
+            return self.alone[1].step(tokens, position, cache.kept, bias_SH, cache.memory)[None]
         states = self.embedding[tokens]
         for index, layer in enumerate(self.decoder):
             if index == 0 and self.decoder_table is not None:
@@ -227,7 +242,7 @@ class Folded:
             query, key_value = qkv.tensor_split((inner,), dim=1)
             kept = cache.kept[:, index]
             kept[position].copy_(key_value)
-            mixed = key_value[:, inner:] if position == 0 else self._over_earlier(query, kept, bias_S1H)
+            mixed = key_value[:, inner:] if position == 0 else self._over_earlier(query, kept, bias_SH[:, None])
             states = layer.out.add_to(states, mixed)
             query = layer.query(self._normed(states)).view(B, K, self.heads, -1)
             mixed = self._over_memories(query, *cache.memory[index], cache)
@@ -239,6 +254,15 @@ class Folded:
     def step_width(self) -> int:
         """I."""
         return self.decoder[0].out.inputs
+
+    def _alone(self) -> tuple[OneHistory, OneHistory] | None:
+        """Encoder and decoder for one history; None: not to be had."""
+        if self.alone is None and library() is not None:
+            floor = float(self.floor)
+            encoder = OneHistory(self.embedding, self.encoder_table, _by_name(self.encoder), self.heads, floor)
+            tables = (self.embedding, self.decoder_table)
+            self.alone = encoder, OneHistory(*tables, _by_name(self.decoder), self.heads, floor, self.head)
+        return self.alone
 
     def _fed(self, states: Tensor, layer: _Encoding) -> Tensor:
         """The states [X, D] plus the feed-forward part's result."""
@@ -309,6 +333,10 @@ def _matrices(layer: Any) -> dict[str, Product]:
         "wide": _after(layer.feed_norm, layer.feed.wide),
         "narrow": Product(layer.feed.narrow.weight),
     }
+
+
+def _by_name(layers: Sequence[_Encoding]) -> list[dict[str, Product]]:
+    return [{each.name: getattr(layer, each.name) for each in fields(layer)} for layer in layers]
 
 
 def _after(norm: RMSNorm, linear: nn.Linear) -> Product:
