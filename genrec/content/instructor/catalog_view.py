@@ -17,7 +17,7 @@ import re
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, reduce
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,6 +30,7 @@ from sklearn.preprocessing import normalize
 from genrec.content.instructor.lexicon import RECALLING, SOFT, SOFT_SHARE
 from genrec.content.instructor.told import items_told_of, told_films
 from genrec.content.instructor.words import STOP, content_words, fold, slip_of, stem, words, years
+from genrec.content.instructor.works import works_named
 from genrec.encoders.cache import EmbeddingCache
 
 if TYPE_CHECKING:
@@ -63,8 +64,11 @@ SIGNS = (
 )
 """Names of the features of :attr:`Found.signs`."""
 NEAR_SPELLING = 0.55
+SHORTEST_LIKE, LONGEST_LIKE = 7, 60
+"""Characters of a text that is compared with whole titles."""
 TOLD_FROM, TOLD_WEIGHT = 0.4, 1.5
 """Cosine from which what is told of an item counts, and what it counts in the order of items."""
+_NONE = np.empty(0, np.int64)
 _ITEM_YEAR = re.compile(r"\(((?:18|19|20)\d\d)\)")
 _PARENTHESES = re.compile(r"\s*\([^)]*\)")
 _ARTICLE_LAST = re.compile(r"^(.*), (the|a|an|il|le|la|les|der|die|das|el)$", re.IGNORECASE)
@@ -80,6 +84,7 @@ class Found:
         signs: float32 [F], features of how well the wish is met, in the order of SIGNS.
         embedding: float32 [E], of the wish; zeros where none was given.
         missing: content words of the wish that the best item does not cover.
+        lacks: a known work that the wish names and this catalog does not have; empty: none.
     """
 
     items: tuple[int, ...]
@@ -87,6 +92,7 @@ class Found:
     signs: FloatArray
     embedding: FloatArray
     missing: tuple[str, ...] = ()
+    lacks: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -214,7 +220,7 @@ class CatalogView:
 
     def holding(self, word: str, untold: str = "") -> NDArray[np.int64]:
         """The items whose title, text or what is told of them (but for the phrase ``untold``) holds a word."""
-        own = self._postings.get(word, np.empty(0, np.int64))
+        own = self._postings.get(word, _NONE)
         told = (self.told[place] for place in self._told_postings.get(word, ()))
         items = [item for phrase, item in told if phrase != untold]
         return np.union1d(own, np.array(items, np.int64)) if items else own
@@ -229,7 +235,7 @@ class CatalogView:
         near = self._near_spelling(word)
         if near is not None:
             return self._postings[near], "spelling"
-        return np.empty(0, np.int64), "unknown"
+        return _NONE, "unknown"
 
     def _covered(
         self, wish: Sequence[str], untold: str
@@ -271,6 +277,8 @@ class CatalogView:
         """
         full = " ".join([target, *constraints])
         span, _ = years(full)
+        if span is not None:  # "nothing newer than 1940": the whole sentence tells on which side
+            span = years(said)[0] or span
         if not self._years_N.any():
             span = None
         wish = content_words(years(target)[1])
@@ -315,7 +323,18 @@ class CatalogView:
         missing = tuple(word for word, _, _, items in read if best not in items)
         scores = tuple(float(score_N[item]) for item in top)
         meant = np.zeros(self.text_NE.shape[1], np.float32) if embedding is None else embedding
-        return Found(tuple(int(item) for item in top), scores, signs_F, meant, missing)
+        lacks = self._lacks(target, said or target)
+        return Found(tuple(int(item) for item in top), scores, signs_F, meant, missing, lacks)
+
+    def _lacks(self, target: str, said: str) -> str:
+        """A known work that a wish names and no item is; empty: none."""
+        for work in works_named(target, said):
+            holding = [self._postings.get(word, _NONE) for word in work]
+            here = self.named(said)
+            meant = here is not None and not set(words(plain_title(self.titles[here]))) <= set(work)
+            if not meant and not len(reduce(np.intersect1d, holding)):
+                return " ".join(work)
+        return ""
 
     def _told_cosines(self, embedding: FloatArray | None, untold: str) -> FloatArray:
         """float32 [N], the likest phrase that is told of each item; 0 where nothing is."""
@@ -341,8 +360,30 @@ class CatalogView:
         return self._named(words(text), hidden)
 
     def nearly_named(self, text: str, hidden: NDArray[np.bool_] | None = None) -> int | None:
-        """As :meth:`named`, where words that the catalog does not know are read as those they are a slip of."""
-        return self._named([self._mended(word) for word in words(text)], hidden)
+        """As :meth:`named`, where words that the catalog does not know are read as those they are a slip of.
+
+        A text that is no more than a title may have slips in several words.
+        """
+        found = self._named([self._mended(word) for word in words(text)], hidden)
+        return self._spelled_like(text, hidden) if found is None else found
+
+    def _spelled_like(self, text: str, hidden: NDArray[np.bool_] | None) -> int | None:
+        """The one item whose whole title ``text`` is, but for slips of the keys."""
+        said = " ".join(words(text))
+        if len(said) < SHORTEST_LIKE or len(said) > LONGEST_LIKE:
+            return None
+        vectorizer, names, rows = self._titles_spelled
+        cosines = (rows @ normalize(vectorizer.transform([said])).T).toarray().ravel()  # type: ignore[operator]
+        if hidden is not None:
+            cosines = np.where(hidden, 0, cosines)
+        best = int(cosines.argmax())
+        return best if cosines[best] >= NEAR_SPELLING and slip_of(said, names[best]) else None
+
+    @cached_property
+    def _titles_spelled(self) -> tuple[CountVectorizer, list[str], object]:
+        names = [" ".join(words(plain_title(title))) for title in self.titles]
+        vectorizer = CountVectorizer(analyzer="char_wb", ngram_range=(2, 3), dtype=np.float32)
+        return vectorizer, names, normalize(vectorizer.fit_transform([name or "none" for name in names]))
 
     def _mended(self, word: str) -> str:
         if word in self._postings or word in STOP:

@@ -25,7 +25,7 @@ from genrec.content.instructor.wishes import CARRIED, WishMaker
 SLOTS = {"T": "target", "S": "style", "M": "medium", "C": "constraint", "N": "negative"}
 SHARES = {"seek": 0.30, "make": 0.23, "change": 0.25, "vague": 0.10, "dialogue": 0.12}
 """What the training instructions are made of."""
-HAND_SHARE = 0.65
+HAND_SHARE = 0.75
 """Of the texts of a list, the share drawn from sentences.txt where that has some for it."""
 REFINED_TWICE = 0.3
 """Of the dialogues in which something is refined, the share in which it was refined before."""
@@ -47,7 +47,7 @@ _SWAPS = {
 _CHOICE = re.compile(r"\(([^()]*)\)")
 _NAME = re.compile(r"<(?:([TSMCN]):)?([a-z_]+)>")
 _CHANGES = ("restyle", "recolour", "add", "remove", "crop", "replace", "adjust", "rewrite", "animate")
-_REFINE_OPERATION = {"S": "restyle", "N": "remove", "CT": "recolour", "C": "adjust", "T": "add"}
+_REFINE_OPERATION = {"S": "restyle", "N": "remove", "NT": "replace", "CT": "recolour", "C": "adjust", "T": "add"}
 _COLOURED = "<C:colour>"
 Piece = tuple[str, str | None]
 Span = tuple[int, int, str]

@@ -32,7 +32,7 @@ MAX_CHARACTERS = 2_000
 MATCHES = 10
 SATISFIES_BY_PICTURE = 0.75
 """Sufficiency of a picture without a target: some item of a catalog is the nearest to any picture."""
-NOT_OF_THOSE_YEARS = 0.02
+NOT_HERE = 0.02
 
 
 class InstructionError(GenrecError):
@@ -114,7 +114,11 @@ class EmbeddedInstructor:
         """
         asked = slots or fill_slots(instruction, catalog, understood)
         found = self.search(instruction, catalog, asked)
-        sufficiency = SATISFIES_BY_PICTURE if asks_by_picture(instruction, asked) else self.sufficiency(found)
+        sufficiency = self.sufficiency(found)
+        if asks_by_picture(instruction, asked):
+            sufficiency = SATISFIES_BY_PICTURE
+        elif instruction.picture is not None and understood.intents["seek"] > 0.5:
+            sufficiency = max(sufficiency, SATISFIES_BY_PICTURE)  # the words may tell where the picture was found
         probabilities = compose(
             informed(understood.intents, sufficiency, self.heads.config.evidence),
             sufficiency,
@@ -154,10 +158,13 @@ class EmbeddedInstructor:
         )
 
     def sufficiency(self, found: Found) -> float:
-        """Calibrated probability that what was found satisfies; next to none where no item is of the years named."""
+        """Calibrated probability that what was found satisfies.
+
+        Next to none where no item is of the years named, or a work is named that the catalog does not have.
+        """
         signs = dict(zip(SIGNS, found.signs.tolist(), strict=True))
-        if signs["years_named"] and not signs["years_met"]:
-            return NOT_OF_THOSE_YEARS
+        if found.lacks or (signs["years_named"] and not signs["years_met"]):
+            return NOT_HERE
         config = self.heads.config
         return sigmoid(self.sufficiency_logit(found) * config.sufficiency_scale + config.sufficiency_shift)
 

@@ -21,8 +21,9 @@ _THING = (
 )
 _ORDINAL = re.compile(
     rf"\b(?:the |that |your |ur )?({'|'.join(_ORDINALS)}|\d{{1,2}}(?:st|nd|rd|th))"
-    rf"(?= {_THING}(?:'s)?\b|[ ,.;:!?]*$|,| (?:from|in|on|of|and|but|to|into|look|please|pls|as|with|"
-    r"without|is|was|at|by|needs|should|could|can|has|had|looks|seems|deserves|gets?|too|again|just|only|where|instead|then)\b|"
+    rf"(?= {_THING}(?:'s)?\b|[ ,.;:!?]*$|[,.;:!?]| (?:from|in|on|of|and|but|to|into|look|please|pls|as|with|"
+    r"without|is|was|at|by|needs|should|could|can|has|had|looks|seems|deserves|gets?|too|again|just|only|where|instead|then|"
+    r"likewise|also|wants|reads|feels|would|will|must|because|so|than|like)\b|"
     r" (?:summary|blurb|text|description|caption|title|teaser|tagline)\b)"
 )
 _NUMBER = re.compile(
@@ -30,9 +31,16 @@ _NUMBER = re.compile(
     r"film|movie|thumbnail|slot|tile|row|pick|choice) ?#?)"
     rf" ?(\d{{1,2}}|{'|'.join(_CARDINALS)})\b"
 )
-_BARE_NUMBER = re.compile(r"\b(?:love|like|take|on|for|from|to|with) (\d{1,2})(?=[,.;:!?]|$)")
+_BARE_NUMBER = re.compile(
+    rf"\b(?:love|like|take|on|for|from|to|with) (\d{{1,2}})(?=[,.;:!?]|$)|"
+    rf"\b(?:now|on) ({'|'.join(_CARDINALS)})[.!]*$|"
+    r"^(\d{1,2})(?=,| (?:but|was|is|as|in|with|without|needs|wants|looks|please|pls)\b)"
+)
+_ROW = r"(?:list|row|page|screen|stack|pile|results?|selection|bunch|lot)"
+_OF_ALL = rf" (?:of|in) (?:the|this|that|your) {_ROW}| of (?:them|these|those|all)"
 _LAST = re.compile(
-    rf"\b(?:the )?(?:(second|third|next)[ -](?:to[ -])?(?:last)|(last|bottom|final|rightmost|lowest)) (?:of|{_THING})"
+    rf"\b(?:the )?(?:(second|third|next)[ -](?:to[ -])?last|(last) but one|(penultimate)|"
+    rf"(?:last|final|rightmost|lowest|bottom)(?= {_THING}|{_OF_ALL}))(?: {_THING})?"
 )
 _SIDE = re.compile(
     rf"\b(?:the |that )?(?:{_THING} (?:on|to|at) the (?:far |very )?(left|right)|"
@@ -40,9 +48,10 @@ _SIDE = re.compile(
 )
 _LAST_BARE = re.compile(r"\b(?:the )?(last|bottom|final) one\b|\b(?:at|on) the (bottom|end)\b")
 _TOP = re.compile(
-    rf"\b(?:the )?(top|topmost|leftmost|uppermost) (?:of|{_THING})|\b(?:at|on) the (?:very )?(top|beginning|start)\b"
+    rf"\b(?:the )?(?:top|topmost|leftmost|uppermost)(?: {_THING}|{_OF_ALL})|"
+    r"\b(?:at|on) the (?:very )?(?:top|beginning|start)\b"
 )
-_MIDDLE = re.compile(rf"\b(?:the )?middle {_THING}\b|\bthe (?:one|{_THING}) in the middle\b")
+_MIDDLE = re.compile(rf"\b(?:the )?middle (?:{_THING}|1)\b|\bthe (?:one|{_THING}) in the middle\b")
 _FROM_END = re.compile(rf"\b({'|'.join(_ORDINALS)}) (?:{_THING} )?from (?:the )?(?:bottom|end|right|last)\b")
 _THIS = re.compile(
     rf"\b(?:it|its|this|that|these|those|them|the same|same|(?:this|that) {_THING}|the {_THING})\b", re.IGNORECASE
@@ -104,7 +113,7 @@ def _place(folded: str, length: int) -> tuple[int, str] | None:
         return -_ORDINALS.index(match[1]) - 1, match[0]
     match = _LAST.search(folded)
     if match:
-        back = {"second": 2, "next": 2, "third": 3}.get(match[1] or "", 1)
+        back = {"second": 2, "next": 2, "third": 3}.get(match[1] or "", 2 if match[2] or match[3] else 1)
         return -back, match[0]
     match = _LAST_BARE.search(folded)
     if match:
@@ -117,7 +126,7 @@ def _place(folded: str, length: int) -> tuple[int, str] | None:
         return (length - 1) // 2, match[0]
     match = _NUMBER.search(folded) or _BARE_NUMBER.search(folded)
     if match:
-        word = match[1]
+        word = next(filter(None, match.groups()))
         return (int(word) if word.isdigit() else _CARDINALS.index(word) + 1) - 1, match[0]
     match = _ORDINAL.search(folded)
     if match:

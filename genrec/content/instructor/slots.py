@@ -9,12 +9,17 @@ from dataclasses import replace
 from genrec.content.contracts import Instruction, Medium, Slots
 from genrec.content.instructor.catalog_view import CatalogView, plain_title
 from genrec.content.instructor.lexicon import SOFT, STYLED
-from genrec.content.instructor.spans import Spans, medium_in, medium_of, trimmed
+from genrec.content.instructor.references import Reference
+from genrec.content.instructor.spans import DETERMINERS, Spans, medium_in, medium_of, trimmed
 from genrec.content.instructor.understanding import Understanding
-from genrec.content.instructor.words import content_words, fold, words
+from genrec.content.instructor.words import content_words, fold, words, year_words
 
 _MEDIUM_OF: dict[str, Medium] = {"animate": "video", "rewrite": "card"}
 _EMPTY = frozenset(("the", "any", "a", "an", "that", "those", "these", "this", "more", "all", "no"))
+_ANY = re.compile(r"^any (?:good |decent |other )?(?=\S)", re.IGNORECASE)
+_DETERMINED = re.compile(rf"^(?:{DETERMINERS})\s+(?=\S)", re.IGNORECASE)
+_OF_A_THING = ("add", "replace", "recolour")
+"""Changes that name a thing, which a change said again names no second time."""
 HOLDS = 0.5
 """Turns before are read along from this probability on."""
 
@@ -30,17 +35,14 @@ def fill_slots(instruction: Instruction, catalog: CatalogView, understood: Under
     repeated = () if changes and (spans.style or spans.target or spans.constraint or spans.negative) else held
     source = None if makes else _source(instruction, understood, held=bool(held), changes=changes)
     target = _longest(spans.target)
-    if seeks and source is not None and reference.kind in ("place", "title"):
-        target = plain_title(catalog.titles[source])
-    if seeks and (target is None or _kind_said_beside(target, spans, catalog)):
-        target, spans = _instead_of_target(spans)
-    if seeks and reference.kind in ("none", "this"):
-        target = _title_said(instruction.text, target, catalog)
-    if target and changes and reference.kind == "title":
-        target = _without(target, reference.words) or None
+    told_years: tuple[str, ...] = ()
+    if seeks:
+        target, told_years, spans = _sought(instruction.text, source, reference, spans, catalog)
+    if target and changes:
+        target = _changed_to(target, reference)
     if target and reference.kind != "none" and _only_points(target, reference.words, source, catalog, changes):
         target = None
-    if target is None and not changes:
+    if target is None and (not changes or (repeated and understood.operation in _OF_A_THING)):
         target = next((found for found in (_longest(each.target) for each in held) if found), None)
     if target is None and source is not None and understood.intents["seek"] > 0.5:
         target = plain_title(catalog.titles[source])
@@ -56,9 +58,10 @@ def fill_slots(instruction: Instruction, catalog: CatalogView, understood: Under
         medium = _medium_of_change(operation, spans)
     if operation is None and not (seeks or makes) and described:
         operation = understood.likeliest
-    constraints = dict.fromkeys(value for each in (spans, *repeated) for value in each.constraint)
+    constraints = dict.fromkeys((*told_years, *(value for each in (spans, *repeated) for value in each.constraint)))
+    if operation == "recolour" and not target:
+        operation, style, constraints = _or_restyle(style, constraints)
     negatives = dict.fromkeys(value for each in (spans, *repeated) for value in each.negative)
-    told = tuple(value for value in negatives if set(words(value)) - _EMPTY)
     return Slots(
         target=target,
         source_item=source,
@@ -66,8 +69,54 @@ def fill_slots(instruction: Instruction, catalog: CatalogView, understood: Under
         style=style,
         medium=medium,
         constraints=tuple(constraints),
-        negatives=told,
+        negatives=tuple(value for value in negatives if not _is_meant(value, target, reference)),
     )
+
+
+def _sought(
+    text: str, source: int | None, reference: Reference, spans: Spans, catalog: CatalogView
+) -> tuple[str | None, tuple[str, ...], Spans]:
+    """What is sought, the years said within it, and the spans that are left."""
+    target = _longest(spans.target)
+    if source is not None and reference.kind in ("place", "title"):
+        target = plain_title(catalog.titles[source])
+    if target is None or _kind_said_beside(target, spans, catalog):
+        target, spans = _instead_of_target(spans)
+    told_years: tuple[str, ...] = ()
+    if target and catalog.named(target) is None:
+        target, told_years = years_apart(_ANY.sub("", target))
+    if reference.kind in ("none", "this"):
+        target = _title_said(text, target, catalog)
+    return target, told_years, spans
+
+
+def _changed_to(target: str, reference: Reference) -> str | None:
+    """The thing that a change names, without "her" or "that" and the title of the item that is changed."""
+    target = _DETERMINED.sub("", target)
+    return (_without(target, reference.words) or None) if reference.kind == "title" else target
+
+
+def _is_meant(value: str, target: str | None, reference: Reference) -> bool:
+    """Whether what shall be away says nothing, or is what is wanted or pointed at by its title."""
+    said = set(words(value))
+    kept = [_EMPTY, set(words(target or "")), set(words(reference.words)) if reference.kind == "title" else set()]
+    return any(said <= each for each in kept)
+
+
+def years_apart(target: str) -> tuple[str, tuple[str, ...]]:
+    """A wish without the years in it, and those: "a 40s drama" is a drama, with "40s" as a constraint."""
+    place = year_words(target)
+    if place is None:
+        return target, ()
+    rest = trimmed(f"{target[: place[0]]} {target[place[1] :]}", "target")
+    return (rest, (trimmed(target[slice(*place)], "constraint"),)) if content_words(rest) else (target, ())
+
+
+def _or_restyle(style: str | None, constraints: dict[str, None]) -> tuple[str, str | None, dict[str, None]]:
+    """A colour for the whole that is a style ("sepia", "black and white") is one."""
+    if style is None and len(constraints) == 1 and STYLED.fullmatch(fold(*constraints)):
+        return "restyle", next(iter(constraints)), {}
+    return ("restyle" if style and not constraints else "recolour"), style, constraints
 
 
 def _medium_to_make(instruction: Instruction, spans: Sequence[Spans], beside: Sequence[str]) -> Medium | None:
@@ -123,6 +172,8 @@ def _source(instruction: Instruction, understood: Understanding, *, held: bool, 
 def _title_said(text: str, target: str | None, catalog: CatalogView) -> str | None:
     """The title that the text says, where the target found is another thing."""
     item = catalog.named(text)
+    if item is None and target is None:
+        item = catalog.nearly_named(text)
     if item is None:
         return target
     title = plain_title(catalog.titles[item])

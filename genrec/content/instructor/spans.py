@@ -30,6 +30,7 @@ MEDIUM_WORDS: tuple[tuple[Medium, str], ...] = (
         r"rendering|render|wallpaper|cover|logo|art|banner|thumbnail|doodle|postcard",
     ),
 )
+DETERMINERS = "that|this|those|these|his|her|its|their|your"
 _EDGE_WORDS = {
     "target": (
         r"^(?:of|for|me|us|to)\s+|"
@@ -39,9 +40,11 @@ _EDGE_WORDS = {
     "medium": r"^(?:a|an|the|some)\s+",
     "constraint": (
         r"^(?:and|but|so|to|ideally|preferably|possibly|maybe|perhaps|rather)\s+|"
-        r"\s+(?:and|but|please|pls|though|if possible)$"
+        r"^(?:from(?= before| after)|down(?= to)|(?:that|which) (?:came out|was made|were made)(?= in))\s+|"
+        r"\s+(?:and|but|or|please|pls|though|if possible|preferably|ideally|still|tops)$|"
+        r"^(?:preferably|ideally|possibly|maybe|perhaps|rather|that|for|it)$"
     ),
-    "negative": r"^(?:no|not|without|any|a|an|the|but|except)\s+(?=\S)",
+    "negative": rf"^(?:no|not|without|any|a|an|the|but|except|{DETERMINERS})\s+(?=\S)|\s+(?:on|in|of|at|with|from)$",
 }
 _JOINS = {"target": r",? |,? and | & | \\+ ", "constraint": r" "}
 """What may stand between two spans that are one, by slot."""

@@ -43,6 +43,8 @@ def reasons(
             f"Nearest in the catalog to '{slots.target or instruction.text}': '{nearest}'{lacks}; "
             f"the catalog satisfies with probability {sufficiency:.2f}."
         )
+    if intent in ("seek", "make") and found.lacks:
+        told.append(f"'{found.lacks}' is known, and this catalog does not have it.")
     if instruction.rejected:
         told.append(f"The last {instruction.rejected} items were rejected, which speaks against the catalog.")
     if lacking:

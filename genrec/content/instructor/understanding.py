@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 from genrec.content.contracts import Instruction
 from genrec.content.instructor import lexicon
-from genrec.content.instructor.catalog_view import CatalogView
+from genrec.content.instructor.catalog_view import CatalogView, plain_title
 from genrec.content.instructor.heads import (
     FACTS,
     INTENTS,
@@ -25,7 +26,11 @@ from genrec.content.instructor.heads import (
 from genrec.content.instructor.reading import TURNS_READ, Reader, Tokens
 from genrec.content.instructor.references import Reference, resolve
 from genrec.content.instructor.spans import Spans, spans_of
-from genrec.content.instructor.words import content_words, fold, years
+from genrec.content.instructor.words import content_words, fold, words, years
+
+TITLE_ALONE = 0.9
+"""Probability that who says a title of the catalog, and nothing else, seeks it."""
+_NEGATED = re.compile(r"\b(?:not|no|without|except|but|never|other)\b")
 
 
 @dataclass(frozen=True)
@@ -102,6 +107,16 @@ def facts_of(
     return np.array([known[name] for name in FACTS], np.float32)
 
 
+def is_a_title(text: str, catalog: CatalogView) -> bool:
+    """Whether the words that say something are a title of the catalog, and no more: it is sought."""
+    item = catalog.nearly_named(text)
+    if item is None or _NEGATED.search(fold(text)):
+        return False
+    title = set(words(plain_title(catalog.titles[item])))
+    told = [word for word in content_words(text) if word not in lexicon.SOFT]
+    return len(told) > 0 and sum(word in title for word in told) == len(told)
+
+
 def run_heads(committee: Committee, reader: Reader, inputs: Sequence[HeadsInput]) -> list[HeadsOutput]:
     """Read a batch: what each member of the committee says of it; tags are padded."""
     read = reader.read([each.parts for each in inputs])
@@ -127,8 +142,11 @@ def understand(instruction: Instruction, catalog: CatalogView, reader: Reader, h
         end = begin + len(each.offsets)
         spans.append(spans_of(each.text, each.offsets, tags_TG[begin:end]))
         begin = end
+    intents = dict(zip(INTENTS, probabilities, strict=True))
+    if not turns and instruction.picture is None and is_a_title(instruction.text, catalog):
+        intents = {name: (1 - TITLE_ALONE) / (len(intents) - 1) for name in intents} | {"seek": TITLE_ALONE}
     return Understanding(
-        intents=dict(zip(INTENTS, probabilities, strict=True)),
+        intents=intents,
         operation=OPERATIONS[operation] if operation < NO_OPERATION else None,
         likeliest=OPERATIONS[int(operations[0, :NO_OPERATION].argmax())],
         continues=float(said.continues_B[0].sigmoid()) if turns else 0.0,

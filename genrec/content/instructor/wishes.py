@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from genrec.content.instructor.catalog_view import CatalogView, plain_title
 from genrec.content.instructor.told import told_films
 from genrec.content.instructor.words import content_words, words
+from genrec.content.instructor.works import TRAINED, works
 
 KINDS_SAID = {
     "Action": ["action", "explosions", "action packed"],
@@ -192,7 +193,7 @@ class WishMaker:
         return self.rng.choice(openings if self.films else ["something with {0}{1}", "{1}"]).format(CARRIED, said)
 
     def _later(self) -> str:
-        return str(self.rng.choice(self.topics["later"]))
+        return self.rng.choice(works()[TRAINED])
 
     def _person(self) -> str:
         who = self.rng.choice(["Hitchcock", "Tom Hanks", "Meryl Streep", "Kubrick", "Audrey Hepburn", "Bruce Willis"])

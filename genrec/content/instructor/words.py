@@ -19,15 +19,26 @@ _DECADES = {
     "seventies": 1970,
     "eighties": 1980,
     "nineties": 1990,
+    "noughties": 2000,
+    "naughties": 2000,
 }
-_DECADE = re.compile(r"\b(?:(early|mid|late)[ -])?(?:the )?(?:(19|20)(\d0)|'?(\d0))'?s\b")
+_LONG = r"(?:18[89]|19\d|20\d)\d"
+_DECADE = re.compile(r"\b(?:(early|mid|late)[ -])?(?:the )?(?:(18(?=9)|19|20)(\d0)|'?(\d0))'?s\b")
 _DECADE_WORD = re.compile(rf"\b(?:(early|mid|late)[ -])?({'|'.join(_DECADES)})\b")
-_BETWEEN = re.compile(r"\b(?:between|from) ((?:19|20)\d\d) (?:and|to|until) ((?:19|20)\d\d)\b")
-_BEFORE = re.compile(
-    r"\b(?:before|pre|older than|earlier than|prior to)[ -](?:the )?((?:19|20)\d\d|\d0s|[a-z]+ies)(?:s\b)?"
+_BETWEEN = re.compile(rf"\b(?:between|from) ({_LONG}) (?:and|to|until) ({_LONG})\b")
+_BEFORE = re.compile(rf"\b(?:before|pre|older than|earlier than|prior to)[ -](?:the )?({_LONG}|\d0s|[a-z]+ies)(?:s\b)?")
+_AFTER = re.compile(rf"\b(?:after|since|newer than|later than|post)[ -](?:the )?({_LONG})\b")
+_NOT_AFTER = re.compile(
+    rf"\b(?:nothing|not|none|no|never) (?:made |shot )?(?:after|since|newer than|later than|post)[ -]({_LONG})\b"
 )
-_AFTER = re.compile(r"\b(?:after|since|newer than|later than|post)[ -](?:the )?((?:19|20)\d\d)\b")
-_YEAR = re.compile(r"\b((?:19|20)\d\d)\b")
+_NOT_BEFORE = re.compile(
+    rf"\b(?:nothing|not|none|no|never) (?:made |shot )?(?:before|older than|earlier than)[ -]({_LONG})\b"
+)
+_OR_LATER = re.compile(rf"\b({_LONG}) (?:(?:or|and) (?:later|newer|after|up)|onwards?)\b")
+_OR_EARLIER = re.compile(rf"\b({_LONG}) (?:or|and) (?:earlier|older|before)\b")
+_YEAR = re.compile(rf"\b({_LONG})\b")
+_BEFORE_YEARS = re.compile(r"(?:\b(?:made|shot|released|filmed|set) )?\b(?:(?:from|of|in|out of) )?(?:the )?$")
+_SHORT_YEAR = re.compile(r"(?<!\w)'(\d\d)\b")
 FIRST_YEAR, LAST_YEAR = 1880, 2100
 _ALIKE = 0.84
 """Share of equal letters from which one spelling is another with a slip of the keys."""
@@ -101,19 +112,49 @@ def years(text: str) -> tuple[tuple[int, int] | None, str]:
         first and last year (None: no years named), and what is left of the folded text.
     """
     folded = fold(text)
+    found = _years_in(folded)
+    if found is None:
+        return None, folded
+    span, begin, end = found
+    return span, folded[:begin] + " " + folded[end:]
+
+
+def year_words(text: str) -> tuple[int, int] | None:
+    """Where a text names years, from the preposition before them: begin and end; None: it names none."""
+    folded = fold(text)
+    found = _years_in(folded)
+    if found is None or len(folded) != len(text):
+        return None
+    _, begin, end = found
+    before = _BEFORE_YEARS.search(folded[:begin])
+    return (before.start() if before else begin), end
+
+
+def _years_in(folded: str) -> tuple[tuple[int, int], int, int] | None:
+    """First and last year that a folded text names, and where."""
     for pattern, span in (
         (_BETWEEN, lambda m: (int(m[1]), int(m[2]))),
+        (_NOT_AFTER, lambda m: (FIRST_YEAR, int(m[1]))),
+        (_NOT_BEFORE, lambda m: (int(m[1]), LAST_YEAR)),
+        (_OR_LATER, lambda m: (int(m[1]), LAST_YEAR)),
+        (_OR_EARLIER, lambda m: (FIRST_YEAR, int(m[1]))),
         (_BEFORE, _before),
         (_AFTER, lambda m: (int(m[1]) + 1, LAST_YEAR)),
         (_DECADE, _decade),
         (_DECADE_WORD, lambda m: _part(_DECADES[m[2]], m[1])),
         (_YEAR, lambda m: (int(m[1]), int(m[1]))),
+        (_SHORT_YEAR, lambda m: (_full(int(m[1])), _full(int(m[1])))),
     ):
         match = pattern.search(folded)
         found = span(match) if match else None
         if match and found:
-            return found, folded[: match.start()] + " " + folded[match.end() :]
-    return None, folded
+            return found, match.start(), match.end()
+    return None
+
+
+def _full(year: int) -> int:
+    """'97 is 1997, '04 is 2004."""
+    return year + (2000 if year < 20 else 1900)
 
 
 def _part(begin: int, part: str | None) -> tuple[int, int]:

@@ -21,6 +21,9 @@ from genrec.content.instructor.catalog_view import SIGNS
 from genrec.content.instructor.heads import Heads
 from genrec.content.instructor.instructor import SATISFIES_BY_PICTURE
 from genrec.content.instructor.references import resolve
+from genrec.content.instructor.slots import years_apart
+from genrec.content.instructor.spans import trimmed
+from genrec.content.instructor.understanding import is_a_title
 from genrec.content.instructor.weighing import choose, compose, informed
 from genrec.content.instructor.words import content_words, years
 from genrec.encoders.minilm import MiniLMEncoder
@@ -68,6 +71,14 @@ def view(encoder: MiniLMEncoder) -> CatalogView:
         ("between 1970 and 1975, crime", (1970, 1975), ", crime"),
         ("horror 1979", (1979, 1979), "horror"),
         ("12 angry men", None, "12 angry men"),
+        ("a musical, nothing newer than 1940", (1880, 1940), "a musical,"),
+        ("none older than 1990", (1990, 2100), ""),
+        ("horror, 2023 or later", (2023, 2100), "horror,"),
+        ("1950 or earlier", (1880, 1950), ""),
+        ("crime of '97", (1997, 1997), "crime of"),
+        ("dramas shot in the 1890s", (1890, 1899), "dramas shot in"),
+        ("cartoons of the noughties", (2000, 2009), "cartoons of the"),
+        ("the overture of 1812", None, "the overture of 1812"),
     ],
 )
 def test_years_are_read_from_a_wish(text, span, left):
@@ -98,10 +109,69 @@ def test_content_words_leave_out_what_carries_the_wish():
         ("the one on the left in sepia", 0),
         ("photo 2, but warmer", 3),
         ("a cat in the Cassablanca poster", 5),
+        ("the last but one wants a frame", 3),
+        ("3 was cute. more of them", 5),
+        ("same mood as the middle 1", 3),
+        ("everyone slept but in the second. Act on that", 3),
+        ("the second reads like a tax form", 3),
+        ("the tagline along the bottom of Alien", 3),
+        ("the top of the list in charcoal", 0),
+        ("now two", 3),
     ],
 )
 def test_a_place_or_title_names_an_item_of_the_list(text, item, view):
     assert resolve(text, (0, 3, 5), view).item == item
+
+
+@pytest.mark.parametrize(
+    ("text", "slots"),
+    [
+        ("a 40s drama", {"target": "drama", "constraints": ("40s",)}),
+        ("a family film of 2001", {"target": "family film", "constraints": ("of 2001",)}),
+        ("1941", {"target": "1941"}),
+        ("no years here", {"target": "no years here"}),
+    ],
+)
+def test_years_are_taken_apart_from_a_wish(text: str, slots: dict[str, object]):
+    target, years_said = years_apart(text)
+    assert target.removeprefix("a ") == slots["target"]
+    assert years_said == slots.get("constraints", ())
+
+
+@pytest.mark.parametrize(
+    ("slot", "span", "kept"),
+    [
+        ("negative", "that snake", "snake"),
+        ("negative", "letters on", "letters"),
+        ("constraint", "preferably", ""),
+        ("constraint", "before 1946 or", "before 1946"),
+        ("constraint", "from before 1950", "before 1950"),
+        ("constraint", "from the 60s", "from the 60s"),
+    ],
+)
+def test_spans_lose_what_carries_them(slot: str, span: str, kept: str):
+    assert trimmed(span, slot) == kept
+
+
+@pytest.mark.parametrize(
+    ("text", "title"),
+    [
+        ("the usal suspekts", "Usual Suspects, The (1995)"),
+        ("grondhog dya", "Groundhog Day (1993)"),
+        ("a good day", None),
+    ],
+)
+def test_a_title_is_read_with_several_slips(text: str, title: str | None, view):
+    item = view.nearly_named(text)
+    assert (None if item is None else TITLES[item]) == title
+
+
+@pytest.mark.parametrize(
+    ("text", "alone"),
+    [("Casablanca, please", True), ("not Casablanca", False), ("a cat in Casablanca", False), ("hello", False)],
+)
+def test_a_title_alone_is_told_from_a_sentence(text: str, alone: bool, view):
+    assert is_a_title(text, view) == alone
 
 
 def test_this_is_the_only_item_the_antecedent_or_unknown(view):
@@ -162,6 +232,35 @@ def test_search_finds_titles_kinds_years_and_slips(view, encoder):
     without = view.search("horror", 12, negatives=["psycho"], encoder=encoder)
     assert TITLES[without.items[-1]].startswith("Psycho")
     assert "elephant" in view.search("a purple elephant on the moon", 3, encoder=encoder).missing
+
+
+@pytest.mark.parametrize(
+    ("target", "said", "lacks"),
+    [
+        ("Bridgerton at once", "grandmother demands Bridgerton at once", "bridgerton"),
+        ("popcorn", "popcorn is ready, so where is Toy Story 4", "toy story 4"),
+        ("stranger things", "", "stranger thing"),
+        ("strange things in the cellar", "", ""),
+        ("Toy Story", "", ""),
+        ("cars", "anything about cars", ""),
+        ("Fargo", "Fargo, and no Bridgerton this time", ""),
+    ],
+)
+def test_a_known_work_that_is_not_here_is_told(view, encoder, target: str, said: str, lacks: str):
+    assert view.search(target, said=said, encoder=encoder).lacks == lacks
+
+
+def test_a_work_that_is_here_is_not_lacking(encoder):
+    there = CatalogView.build(["Toy Story 4 (2019)", "Frozen (2013)"], ["Animation", "Animation"], encoder)
+    assert not there.search("toy story 4", encoder=encoder).lacks
+    assert not there.search("frozen", encoder=encoder).lacks
+    assert there.search("Bridgerton", encoder=encoder).lacks
+
+
+def test_the_whole_sentence_tells_the_side_of_a_year(view, encoder):
+    found = view.search("a western", 12, constraints=["newer than 1960"], said="a western, nothing newer than 1960",
+                        encoder=encoder)  # fmt: skip
+    assert TITLES[found.items[0]].startswith("High Noon")
 
 
 def test_a_film_is_found_by_what_people_tell_of_it(view, encoder):

@@ -1,0 +1,66 @@
+"""Works that people ask for by name and that a catalog may not have: films, series, shows and games (works.txt)."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from functools import lru_cache
+from importlib.resources import files
+
+from genrec.content.instructor.lexicon import SOFT
+from genrec.content.instructor.told import told_films
+from genrec.content.instructor.words import STOP, plain_words, stem, words
+
+TRAINED, KNOWN = "asked for in training", "known"
+_ARTICLES = ("the", "a", "an")
+
+
+@lru_cache(maxsize=1)
+def works() -> dict[str, tuple[str, ...]]:
+    """The names of works.txt by the list that they stand in."""
+    found: dict[str, list[str]] = {}
+    name = ""
+    for line in files(__package__).joinpath("works.txt").read_text(encoding="utf-8").splitlines():
+        if line.startswith("== "):
+            name = line[3:]
+        elif line and not line.startswith("#"):
+            found.setdefault(name, []).append(line)
+    return {name: tuple(lines) for name, lines in found.items()}
+
+
+def works_named(target: str, said: str) -> list[list[str]]:
+    """Works that a wish names, each in stems.
+
+    A name of several telling words counts wherever it is said; any other only where the wish says nothing
+    else, and not if it may as well be a thing ("cars").
+
+    Args:
+        target: the thing wanted.
+        said: all that the user said.
+    """
+    wish, full = plain_words(target), plain_words(f"{said} {target}")
+    wish = wish[1:] if wish[1:] and wish[0] in _ARTICLES else wish
+    alone = [word for word in wish if word not in STOP and word not in SOFT]
+    found = []
+    for word in dict.fromkeys(full):
+        for name in _by_first_word().get(word, ()):
+            telling = [each for each in name if each not in STOP]
+            if _holds(full, name) if len(telling) > 1 else wish == name or alone == telling == name:
+                found.append([stem(each) for each in name])
+    return found
+
+
+def _holds(text: list[str], name: list[str]) -> bool:
+    return any(text[place : place + len(name)] == name for place in range(len(text) - len(name) + 1))
+
+
+@lru_cache(maxsize=1)
+def _by_first_word() -> dict[str, list[list[str]]]:
+    """Names in words, without an article in front, by their first; not single words that films are told about."""
+    things = {word for phrases in told_films().values() for phrase in phrases for word in words(phrase)}
+    found: dict[str, list[list[str]]] = defaultdict(list)
+    for name in (name for names in works().values() for name in names):
+        said = plain_words(name)
+        said = said[1:] if said[1:] and said[0] in _ARTICLES else said
+        if len(said) > 1 or not things.issuperset(map(stem, said)):
+            found[said[0]].append(said)
+    return found
