@@ -63,7 +63,7 @@ def library() -> ctypes.CDLL | None:
     try:
         with as_file(files(__package__) / "one_history.c") as source:
             return ctypes.CDLL(str(_compiled(compiler, source)))
-    except (OSError, subprocess.SubprocessError) as error:
+    except (OSError, RuntimeError, subprocess.SubprocessError) as error:  # a home that cannot be told is a RuntimeError
         logger.warning("single histories are decoded by torch: one_history.c was not compiled (%s)", error)
         return None
 
