@@ -15,9 +15,9 @@ from __future__ import annotations
 import json
 import re
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache, reduce
+from functools import cached_property, reduce
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,7 +29,7 @@ from sklearn.preprocessing import normalize
 
 from genrec.content.instructor.lexicon import RECALLING, SOFT, SOFT_SHARE
 from genrec.content.instructor.told import items_told_of, told_films
-from genrec.content.instructor.words import STOP, content_words, fold, slip_of, stem, word_places, words, years
+from genrec.content.instructor.words import STOP, content_words, fold, slip_of, stem, words, years
 from genrec.content.instructor.works import works_named
 from genrec.encoders.cache import EmbeddingCache
 
@@ -64,8 +64,6 @@ SIGNS = (
 )
 """Names of the features of :attr:`Found.signs`."""
 NEAR_SPELLING = 0.55
-MENDED_WORDS = 2**14
-"""Words kept with what they are a slip of."""
 SHORTEST_LIKE, LONGEST_LIKE = 7, 60
 """Characters of a text that is compared with whole titles."""
 TOLD_FROM, TOLD_WEIGHT = 0.4, 1.5
@@ -387,12 +385,7 @@ class CatalogView:
         vectorizer = CountVectorizer(analyzer="char_wb", ngram_range=(2, 3), dtype=np.float32)
         return vectorizer, names, normalize(vectorizer.fit_transform([name or "none" for name in names]))
 
-    @cached_property
-    def _mended(self) -> Callable[[str], str]:
-        """A word, or the one of this catalog that it is a slip of."""
-        return lru_cache(maxsize=MENDED_WORDS)(self._mend)
-
-    def _mend(self, word: str) -> str:
+    def _mended(self, word: str) -> str:
         if word in self._postings or word in STOP:
             return word
         near = self._near_spelling(word)
@@ -406,18 +399,6 @@ class CatalogView:
             if any(said[place : place + len(title)] == title for place in range(len(said) - len(title) + 1)):
                 best, length = int(item), len(title)
         return best
-
-    def title_places(self, text: str) -> list[tuple[int, int]]:
-        """Where a text says titles of this catalog, slips of the keys allowed: begin and end of each."""
-        if len(fold(text)) != len(text):
-            return []
-        said, places = [self._mended(word) for word in words(text)], word_places(text)
-        found = set()
-        for _, title in (each for word in dict.fromkeys(said) for each in self._named_by.get(word, ())):
-            for first in range(len(said) - len(title) + 1):
-                if said[first : first + len(title)] == title:
-                    found.add((places[first][0], places[first + len(title) - 1][1]))
-        return sorted(found)
 
     def _said(self, said: frozenset[str], read: Sequence[tuple[str, float, str, NDArray[np.int64]]]) -> FloatArray:
         """float32 [N], the share of each title's words that the wish says."""

@@ -136,7 +136,7 @@ class InstructionHeads(nn.Module):
         width = config.width
         self.dropout = nn.Dropout(dropout)
         self.project = nn.Linear(config.states, width)
-        self.role = nn.Embedding(4, width)
+        self.turn = nn.Embedding(2, width)
         self.mixes = nn.ModuleList([_Mix(width, dropout), _Mix(width, dropout)])
         self.tags = nn.Linear(width, len(TAGS))
         self.attention = nn.Linear(width, 2)
@@ -148,19 +148,19 @@ class InstructionHeads(nn.Module):
         self.continues = nn.Linear(pooled, 1)
 
     def forward(
-        self, states_BTD: Tensor, mask_BT: Tensor, role_BT: Tensor, sentence_BE: Tensor, facts_BC: Tensor
+        self, states_BTD: Tensor, mask_BT: Tensor, turn_BT: Tensor, sentence_BE: Tensor, facts_BC: Tensor
     ) -> HeadsOutput:
         """Read a batch.
 
         Args:
             states_BTD: token states of turns and text, one after another.
             mask_BT: bool, true where there is a token.
-            role_BT: int64, 1 for tokens of earlier turns, and 2 more for those of a title of the catalog.
+            turn_BT: int64, 1 for tokens of earlier turns.
             sentence_BE: embedding of the text alone.
             facts_BC: in the order of FACTS.
         """
         mask_BT1 = mask_BT.unsqueeze(-1).float()
-        states = torch.nn.functional.gelu(self.project(self.dropout(states_BTD))) + self.role(role_BT)
+        states = torch.nn.functional.gelu(self.project(self.dropout(states_BTD))) + self.turn(turn_BT)
         for mix in self.mixes:
             states = mix(states, mask_BT1)
         scores_BT2 = self.attention(states).masked_fill(~mask_BT.unsqueeze(-1), -1e4)

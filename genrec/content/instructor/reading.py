@@ -10,7 +10,7 @@ layer.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -35,18 +35,11 @@ class Tokens:
         text: as given.
         ids: of the vocabulary.
         offsets: begin and end of each token in the text.
-        titles: whether each token is part of a title of the catalog; empty: not looked for.
     """
 
     text: str
     ids: tuple[int, ...]
     offsets: tuple[tuple[int, int], ...]
-    titles: tuple[bool, ...] = ()
-
-    def marked(self, places: Sequence[tuple[int, int]]) -> Tokens:
-        """These with the titles said at ``places``."""
-        held = (any(left < end and right > begin for begin, end in places) for left, right in self.offsets)
-        return replace(self, titles=tuple(held))
 
 
 @dataclass(frozen=True)
@@ -56,13 +49,13 @@ class States:
     Attributes:
         states_BTD: middle and last layer [B, T, 2E] of the tokens of turns and text; special tokens left out.
         mask_BT: bool, true where there is a token.
-        role_BT: int64, 1 for tokens of earlier turns, and 2 more for those of a title of the catalog.
+        turn_BT: int64, 1 for tokens of earlier turns.
         sentence_BE: mean of the text's last layer, length 1.
     """
 
     states_BTD: Tensor
     mask_BT: Tensor
-    role_BT: Tensor
+    turn_BT: Tensor
     sentence_BE: Tensor
 
 
@@ -112,7 +105,7 @@ class Reader:
         real_BS = torch.zeros(ids_BS.shape, dtype=torch.int64)
         tagged = max(1, max(sum(len(part.ids) for part in parts) for parts in instructions))
         place_BT = torch.zeros(len(sequences), tagged, dtype=torch.int64)
-        role_BT, mask_BT = torch.zeros_like(place_BT), torch.zeros(place_BT.shape, dtype=torch.bool)
+        turn_BT, mask_BT = torch.zeros_like(place_BT), torch.zeros(place_BT.shape, dtype=torch.bool)
         text_BS = torch.zeros(ids_BS.shape)
         for row, (parts, sequence) in enumerate(zip(instructions, sequences, strict=True)):
             ids_BS[row, : len(sequence)] = torch.tensor(sequence)
@@ -121,8 +114,7 @@ class Reader:
             for number, part in enumerate(parts):
                 end = begin + len(part.ids)
                 place_BT[row, begin:end] = torch.arange(begin, end) + number + 1
-                role_BT[row, begin:end] = int(number < len(parts) - 1)
-                role_BT[row, begin:end] += 2 * torch.tensor(part.titles or [False] * len(part.ids), dtype=torch.int64)
+                turn_BT[row, begin:end] = int(number < len(parts) - 1)
                 begin = end
             mask_BT[row, :begin] = True
             text_BS[row, len(sequence) - len(parts[-1].ids) - 2 : len(sequence)] = 1
@@ -136,6 +128,6 @@ class Reader:
         return States(
             both_BSD.gather(1, place_BTD) * mask_BT.unsqueeze(-1),
             mask_BT,
-            role_BT.to(device),
+            turn_BT.to(device),
             torch.nn.functional.normalize(mean_BE, dim=-1),
         )

@@ -121,15 +121,14 @@ def run_heads(committee: Committee, reader: Reader, inputs: Sequence[HeadsInput]
     """Read a batch: what each member of the committee says of it; tags are padded."""
     read = reader.read([each.parts for each in inputs])
     facts_BC = torch.from_numpy(np.stack([each.facts_C for each in inputs])).to(read.states_BTD.device)
-    return committee.each(read.states_BTD, read.mask_BT, read.role_BT, read.sentence_BE, facts_BC)
+    return committee.each(read.states_BTD, read.mask_BT, read.turn_BT, read.sentence_BE, facts_BC)
 
 
 def understand(instruction: Instruction, catalog: CatalogView, reader: Reader, heads: Heads) -> Understanding:
     """Read an instruction that has words."""
     reference, earlier_item = references(instruction, catalog)
     turns = instruction.turns[-TURNS_READ:]
-    texts = [*turns, instruction.text]
-    parts = [part.marked(catalog.title_places(text)) for text, part in zip(texts, reader.tokens(texts), strict=True)]
+    parts = reader.tokens([*turns, instruction.text])
     given = HeadsInput(tuple(parts), facts_of(instruction, reference, earlier_item, catalog))
     with torch.inference_mode():
         said = averaged(run_heads(heads.instruction, reader, [given]))

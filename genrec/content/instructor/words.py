@@ -89,11 +89,6 @@ def plain_words(text: str) -> list[str]:
     return _WORD.findall(fold(text))
 
 
-def word_places(text: str) -> list[tuple[int, int]]:
-    """Begin and end of each of :func:`plain_words`, in the folded text."""
-    return [match.span() for match in _WORD.finditer(fold(text))]
-
-
 def words(text: str) -> list[str]:
     """Stems of all words, in order."""
     return [stem(word) for word in plain_words(text)]

@@ -17,11 +17,9 @@ from PIL import Image
 from genrec.config import InstructorSettings
 from genrec.content.contracts import ACTIONS, Instruction, Slots
 from genrec.content.instructor import CatalogView, InstructionError, Instructor, load_instructor
-from genrec.content.instructor.adapters import Adapters
 from genrec.content.instructor.catalog_view import SIGNS
 from genrec.content.instructor.heads import Heads
 from genrec.content.instructor.instructor import SATISFIES_BY_PICTURE
-from genrec.content.instructor.reading import Reader
 from genrec.content.instructor.references import resolve
 from genrec.content.instructor.slots import years_apart
 from genrec.content.instructor.spans import trimmed
@@ -166,16 +164,6 @@ def test_spans_lose_what_carries_them(slot: str, span: str, kept: str):
 def test_a_title_is_read_with_several_slips(text: str, title: str | None, view):
     item = view.nearly_named(text)
     assert (None if item is None else TITLES[item]) == title
-
-
-def test_titles_are_placed_in_a_text(view, encoder):
-    text = "leeks, bleach, Grondhog Day and high noon"
-    assert [text[begin:end] for begin, end in view.title_places(text)] == ["Grondhog Day", "high noon"]
-    (tokens,) = Reader(encoder, Adapters(6, 384, 2)).tokens([text])
-    marked = tokens.marked(view.title_places(text))
-    assert "".join(
-        text[begin:end] for (begin, end), said in zip(tokens.offsets, marked.titles, strict=True) if said
-    ) == ("GrondhogDayhighnoon")
 
 
 @pytest.mark.parametrize(

@@ -75,7 +75,7 @@ def test_turns_and_text_are_one_sequence_and_padding_changes_nothing(encoder):
     length = len(turn.ids) + len(text.ids)
     assert both.states_BTD.shape == (2, length, 768)
     assert both.mask_BT.sum(1).tolist() == [length, len(text.ids)]
-    assert both.role_BT[0].tolist() == [1] * len(turn.ids) + [0] * len(text.ids)
+    assert both.turn_BT[0].tolist() == [1] * len(turn.ids) + [0] * len(text.ids)
     assert torch.allclose(both.states_BTD[1, : len(text.ids)], alone.states_BTD[0], atol=1e-4)
     assert torch.allclose(both.sentence_BE.norm(dim=-1), torch.ones(2))
     read_after_turn = both.states_BTD[0, len(turn.ids) :]
