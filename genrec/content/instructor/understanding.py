@@ -114,7 +114,7 @@ def is_a_title(text: str, catalog: CatalogView) -> bool:
         return False
     title = set(words(plain_title(catalog.titles[item])))
     told = [word for word in content_words(text) if word not in lexicon.SOFT]
-    return len(told) > 0 and sum(word in title for word in told) == len(told)
+    return bool(told) and title.issuperset(told)
 
 
 def run_heads(committee: Committee, reader: Reader, inputs: Sequence[HeadsInput]) -> list[HeadsOutput]:

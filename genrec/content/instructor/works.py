@@ -12,6 +12,10 @@ from genrec.content.instructor.words import STOP, plain_words, stem, words
 
 TRAINED, KNOWN = "asked for in training", "known"
 _ARTICLES = ("the", "a", "an")
+_BESIDE_WORDS = "not no nothing never unlike instead without than except but like saw seen after enough"
+_BESIDE = frozenset(_BESIDE_WORDS.split())
+NEAR = 3
+"""Words before a name that tell whether it is wanted."""
 
 
 @lru_cache(maxsize=1)
@@ -30,8 +34,8 @@ def works() -> dict[str, tuple[str, ...]]:
 def works_named(target: str, said: str) -> list[list[str]]:
     """Works that a wish names, each in stems.
 
-    A name of several telling words counts wherever it is said; any other only where the wish says nothing
-    else, and not if it may as well be a thing ("cars").
+    A name of several telling words counts wherever it is said, but for one that is only compared with or turned down
+    ("nothing like"); any other only where the wish says nothing else, and not if it may as well be a thing ("cars").
 
     Args:
         target: the thing wanted.
@@ -50,7 +54,9 @@ def works_named(target: str, said: str) -> list[list[str]]:
 
 
 def _holds(text: list[str], name: list[str]) -> bool:
-    return any(text[place : place + len(name)] == name for place in range(len(text) - len(name) + 1))
+    """Whether a name is said, and not beside a word that sets the wish off from it."""
+    places = [place for place in range(len(text) - len(name) + 1) if text[place : place + len(name)] == name]
+    return any(_BESIDE.isdisjoint(text[max(place - NEAR, 0) : place]) for place in places)
 
 
 @lru_cache(maxsize=1)

@@ -244,6 +244,8 @@ def test_search_finds_titles_kinds_years_and_slips(view, encoder):
         ("Toy Story", "", ""),
         ("cars", "anything about cars", ""),
         ("Fargo", "Fargo, and no Bridgerton this time", ""),
+        ("a western", "nothing like Harry Potter, a western please", ""),
+        ("a western", "a western rather than the Hunger Games", ""),
     ],
 )
 def test_a_known_work_that_is_not_here_is_told(view, encoder, target: str, said: str, lacks: str):
