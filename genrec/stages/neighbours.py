@@ -76,32 +76,19 @@ def _fitted(
     fit: Callable[[Neighbourly], ItemKNN],
     interactions: Interactions,
 ) -> Outcome:
-    """Fit with the settings of :func:`_tuned` and keep the result in ``file``."""
-    best = _tuned(context, start, grid, fit, interactions)
-    fit(best).save(context.out / file)
-    return Outcome(metrics={"settings": best.model_dump()})
-
-
-def _tuned(
-    context: Context,
-    start: Neighbourly,
-    grid: Mapping[str, Sequence[float]],
-    fit: Callable[[Neighbourly], ItemKNN],
-    interactions: Interactions,
-) -> Neighbourly:
-    """The settings to fit with: ``start``, or the best of the grid where it says so, whose trials are then told."""
+    """Fit with ``start``, or with the best of the grid where it says so, and keep the result in ``file``."""
     from genrec.evaluation.tuning import tune
 
-    if not start.tune:
-        return start
-    settings = context.settings
-    # Always for ten items, so that a table of other lengths need not tune and learn again.
-    evaluation = settings.evaluation.model_copy(update={"cutoffs": (10,)})
-    best, trials = tune(start, grid, fit, interactions, evaluation, max_history=settings.data.max_history)
-    told = [{"settings": trial.settings.model_dump(), "ndcg": trial.ndcg} for trial in trials]
-    (context.out / TRIALS).write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
-    logger.info("tuned in %d trials: %s", len(trials), best)
-    return best
+    best, settings = start, context.settings
+    if start.tune:
+        # Always for ten items, so that a table of other lengths need not tune and learn again.
+        evaluation = settings.evaluation.model_copy(update={"cutoffs": (10,)})
+        best, trials = tune(start, grid, fit, interactions, evaluation, max_history=settings.data.max_history)
+        told = [{"settings": trial.settings.model_dump(), "ndcg": trial.ndcg} for trial in trials]
+        (context.out / TRIALS).write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+        logger.info("tuned in %d trials: %s", len(trials), best)
+    fit(best).save(context.out / file)
+    return Outcome(metrics={"settings": best.model_dump()})
 
 
 def finetune(context: Context) -> Outcome:

@@ -24,10 +24,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.feature_extraction.text import CountVectorizer
-from sklearn.preprocessing import normalize
 
 from genrec.content.instructor.lexicon import RECALLING, SOFT, SOFT_SHARE
+from genrec.content.instructor.spelling import Spelling
 from genrec.content.instructor.told import items_told_of, told_films
 from genrec.content.instructor.words import STOP, content_words, fold, slip_of, stem, words, years
 from genrec.content.instructor.works import works_named
@@ -63,7 +62,6 @@ SIGNS = (
     "told_margin",
 )
 """Names of the features of :attr:`Found.signs`."""
-NEAR_SPELLING = 0.55
 SHORTEST_LIKE, LONGEST_LIKE = 7, 60
 """Characters of a text that is compared with whole titles."""
 TOLD_FROM, TOLD_WEIGHT = 0.4, 1.5
@@ -193,18 +191,18 @@ class CatalogView:
         return found
 
     @cached_property
-    def _spelling(self) -> tuple[CountVectorizer, list[str], object]:
-        vocabulary = [word for word in self._postings if len(word) > 3] or ["none"]
-        vectorizer = CountVectorizer(analyzer="char_wb", ngram_range=(2, 3), dtype=np.float32)
-        return vectorizer, vocabulary, normalize(vectorizer.fit_transform(vocabulary))
+    def _words_spelled(self) -> Spelling:
+        return Spelling([word for word in self._postings if len(word) > 3])
+
+    @cached_property
+    def _titles_spelled(self) -> Spelling:
+        return Spelling([" ".join(words(plain_title(title))) for title in self.titles])
 
     def _near_spelling(self, word: str) -> str | None:
         if len(word) < 5 or not word.isalpha():
             return None
-        vectorizer, vocabulary, rows = self._spelling
-        cosines = (rows @ normalize(vectorizer.transform([word])).T).toarray().ravel()  # type: ignore[operator]
-        best = int(cosines.argmax())
-        return vocabulary[best] if cosines[best] >= NEAR_SPELLING else None
+        near = self._words_spelled.nearest(word)
+        return None if near is None else self._words_spelled.texts[near]
 
     def _weight(self, count: int) -> float:
         return float(np.log1p(len(self) / (count + 0.5)))
@@ -328,11 +326,12 @@ class CatalogView:
 
     def _lacks(self, target: str, said: str) -> str:
         """A known work that a wish names and no item is; empty: none."""
-        for work in works_named(target, said):
+        named = works_named(target, said)
+        here = self.named(said) if named else None
+        title = set() if here is None else set(words(plain_title(self.titles[here])))
+        for work in named:
             holding = [self._postings.get(word, _NONE) for word in work]
-            here = self.named(said)
-            meant = here is not None and not set(words(plain_title(self.titles[here]))) <= set(work)
-            if not meant and not len(reduce(np.intersect1d, holding)):
+            if title.issubset(work) and not len(reduce(np.intersect1d, holding)):
                 return " ".join(work)
         return ""
 
@@ -372,18 +371,8 @@ class CatalogView:
         said = " ".join(words(text))
         if len(said) < SHORTEST_LIKE or len(said) > LONGEST_LIKE:
             return None
-        vectorizer, names, rows = self._titles_spelled
-        cosines = (rows @ normalize(vectorizer.transform([said])).T).toarray().ravel()  # type: ignore[operator]
-        if hidden is not None:
-            cosines = np.where(hidden, 0, cosines)
-        best = int(cosines.argmax())
-        return best if cosines[best] >= NEAR_SPELLING and slip_of(said, names[best]) else None
-
-    @cached_property
-    def _titles_spelled(self) -> tuple[CountVectorizer, list[str], object]:
-        names = [" ".join(words(plain_title(title))) for title in self.titles]
-        vectorizer = CountVectorizer(analyzer="char_wb", ngram_range=(2, 3), dtype=np.float32)
-        return vectorizer, names, normalize(vectorizer.fit_transform([name or "none" for name in names]))
+        near = self._titles_spelled.nearest(said, hidden)
+        return near if near is not None and slip_of(said, self._titles_spelled.texts[near]) else None
 
     def _mended(self, word: str) -> str:
         if word in self._postings or word in STOP:

@@ -18,6 +18,7 @@ import yaml
 
 from genrec.content.contracts import Instruction
 from genrec.content.instructor.catalog_view import CatalogView
+from genrec.content.instructor.lists import written_lists
 from genrec.content.instructor.references import Reference
 from genrec.content.instructor.understanding import references
 from genrec.content.instructor.wishes import CARRIED, WishMaker
@@ -100,7 +101,7 @@ class Grammar:
         self.lists: dict[str, list[str]] = {
             name: [str(value) for value in values] for name, values in yaml.safe_load(text).items()
         }
-        self.sentences = _sentences()
+        self.sentences = written_lists("sentences.txt")
         self.rng = rng
         self.makers = dict(makers or {})
         self.instead: Callable[[str], str] = str
@@ -192,18 +193,6 @@ def _carried(said: str) -> tuple[str, str, str]:
     """What stands before the slot, the slot, and what stands after it."""
     before, *rest = said.split(CARRIED)
     return (before, rest[0], "".join(rest[1:])) if rest else ("", before, "")
-
-
-def _sentences() -> dict[str, list[str]]:
-    """sentences.txt by list."""
-    found: dict[str, list[str]] = {}
-    name = ""
-    for line in files(__package__).joinpath("sentences.txt").read_text(encoding="utf-8").splitlines():
-        if line.startswith("== "):
-            name = line[3:]
-        elif line and not line.startswith("#"):
-            found.setdefault(name, []).append(line)
-    return found
 
 
 def assemble(drawn: Sequence[Piece]) -> tuple[str, tuple[Span, ...]]:

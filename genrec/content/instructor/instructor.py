@@ -114,11 +114,12 @@ class EmbeddedInstructor:
         """
         asked = slots or fill_slots(instruction, catalog, understood)
         found = self.search(instruction, catalog, asked)
-        sufficiency = self.sufficiency(found)
         if asks_by_picture(instruction, asked):
             sufficiency = SATISFIES_BY_PICTURE
-        elif instruction.picture is not None and understood.intents["seek"] > 0.5:
-            sufficiency = max(sufficiency, SATISFIES_BY_PICTURE)  # the words may tell where the picture was found
+        else:
+            sufficiency = self.sufficiency(found)
+            if instruction.picture is not None and understood.intents["seek"] > 0.5:
+                sufficiency = max(sufficiency, SATISFIES_BY_PICTURE)  # the words may tell where the picture was found
         probabilities = compose(
             informed(understood.intents, sufficiency, self.heads.config.evidence),
             sufficiency,

@@ -9,7 +9,7 @@ from importlib.resources import files
 
 import yaml
 
-from genrec.content.instructor.words import plain_words, words
+from genrec.content.instructor.words import plain_words, unarticled, words
 
 
 @lru_cache(maxsize=1)
@@ -57,5 +57,4 @@ def _exact(title: str) -> str:
 
 def _loose(title: str) -> str:
     """A title's stems without the article that it begins with; empty where it has no letters that are read."""
-    said = words(title)
-    return " ".join(said[1:] if said[1:] and said[0] in ("the", "a", "an") else said)
+    return " ".join(unarticled(words(title)))

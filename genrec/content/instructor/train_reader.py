@@ -72,7 +72,8 @@ def labelled(examples: Sequence[Example], reader: Reader) -> list[Labelled]:
 def _label(example: Example, tokens: dict[str, Tokens]) -> Labelled:
     said = (*example.turns, example.said)
     parts = tuple(tokens[each.text] for each in said)
-    facts_C = facts_of(example.instruction, example.reference, example.earlier_item, example.catalog)
+    named = example.catalog.nearly_named(example.instruction.text)
+    facts_C = facts_of(example.instruction, example.reference, example.earlier_item, named, example.catalog)
     facts_C[2] = float(example.picture)
     return Labelled(
         given=HeadsInput(parts, facts_C),

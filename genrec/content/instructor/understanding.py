@@ -76,9 +76,20 @@ def references(instruction: Instruction, catalog: CatalogView) -> tuple[Referenc
 
 
 def facts_of(
-    instruction: Instruction, reference: Reference, earlier_item: int | None, catalog: CatalogView
+    instruction: Instruction, reference: Reference, earlier_item: int | None, named: int | None, catalog: CatalogView
 ) -> NDArray[np.float32]:
-    """float32 [C], in the order of FACTS."""
+    """What is known of the situation beside the words.
+
+    Args:
+        instruction: with words.
+        reference: what they point at.
+        earlier_item: what the turns pointed at last.
+        named: the item whose title the words nearly say (:meth:`CatalogView.nearly_named`).
+        catalog: that the instruction is about.
+
+    Returns:
+        float32 [C], in the order of FACTS.
+    """
     folded = fold(instruction.text)
     told = content_words(instruction.text)
     known = {
@@ -99,7 +110,7 @@ def facts_of(
         "says_kind": any(word in catalog.aliases for word in told),
         "says_year": years(folded)[0] is not None,
         "recalls": lexicon.RECALLING.search(folded) is not None,
-        "names_title": catalog.nearly_named(instruction.text) is not None,
+        "names_title": named is not None,
         "asks": "?" in instruction.text,
         "content_words": np.log1p(len(told)) / 2,
         "no_content": not told,
@@ -107,14 +118,13 @@ def facts_of(
     return np.array([known[name] for name in FACTS], np.float32)
 
 
-def is_a_title(text: str, catalog: CatalogView) -> bool:
-    """Whether the words that say something are a title of the catalog, and no more: it is sought."""
-    item = catalog.nearly_named(text)
-    if item is None or _NEGATED.search(fold(text)):
+def is_a_title(text: str, title: str) -> bool:
+    """Whether the words that say something are words of a title, and no more: its item is sought."""
+    if _NEGATED.search(fold(text)):
         return False
-    title = set(words(plain_title(catalog.titles[item])))
+    held = set(words(plain_title(title)))
     told = [word for word in content_words(text) if word not in lexicon.SOFT]
-    return bool(told) and title.issuperset(told)
+    return bool(told) and held.issuperset(told)
 
 
 def run_heads(committee: Committee, reader: Reader, inputs: Sequence[HeadsInput]) -> list[HeadsOutput]:
@@ -127,9 +137,10 @@ def run_heads(committee: Committee, reader: Reader, inputs: Sequence[HeadsInput]
 def understand(instruction: Instruction, catalog: CatalogView, reader: Reader, heads: Heads) -> Understanding:
     """Read an instruction that has words."""
     reference, earlier_item = references(instruction, catalog)
+    named = catalog.nearly_named(instruction.text)
     turns = instruction.turns[-TURNS_READ:]
     parts = reader.tokens([*turns, instruction.text])
-    given = HeadsInput(tuple(parts), facts_of(instruction, reference, earlier_item, catalog))
+    given = HeadsInput(tuple(parts), facts_of(instruction, reference, earlier_item, named, catalog))
     with torch.inference_mode():
         said = averaged(run_heads(heads.instruction, reader, [given]))
         probabilities = (said.intents_BI[0] / heads.config.temperature).softmax(-1).tolist()
@@ -143,7 +154,8 @@ def understand(instruction: Instruction, catalog: CatalogView, reader: Reader, h
         spans.append(spans_of(each.text, each.offsets, tags_TG[begin:end]))
         begin = end
     intents = dict(zip(INTENTS, probabilities, strict=True))
-    if not turns and instruction.picture is None and is_a_title(instruction.text, catalog):
+    alone = not turns and instruction.picture is None
+    if alone and named is not None and is_a_title(instruction.text, catalog.titles[named]):
         intents = {name: (1 - TITLE_ALONE) / (len(intents) - 1) for name in intents} | {"seek": TITLE_ALONE}
     return Understanding(
         intents=intents,

@@ -40,6 +40,7 @@ _YEAR = re.compile(rf"\b({_LONG})\b")
 _BEFORE_YEARS = re.compile(r"(?:\b(?:made|shot|released|filmed|set) )?\b(?:(?:from|of|in|out of) )?(?:the )?$")
 _SHORT_YEAR = re.compile(r"(?<!\w)'(\d\d)\b")
 FIRST_YEAR, LAST_YEAR = 1880, 2100
+_ARTICLES = ("the", "a", "an")
 _ALIKE = 0.84
 """Share of equal letters from which one spelling is another with a slip of the keys."""
 
@@ -92,6 +93,11 @@ def plain_words(text: str) -> list[str]:
 def words(text: str) -> list[str]:
     """Stems of all words, in order."""
     return [stem(word) for word in plain_words(text)]
+
+
+def unarticled(said: list[str]) -> list[str]:
+    """Words without the article that they begin with, if more than it is said."""
+    return said[1:] if said[1:] and said[0] in _ARTICLES else said
 
 
 def content_words(text: str) -> list[str]:

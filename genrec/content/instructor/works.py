@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections import defaultdict
 from functools import lru_cache
-from importlib.resources import files
 
 from genrec.content.instructor.lexicon import SOFT
+from genrec.content.instructor.lists import written_lists
 from genrec.content.instructor.told import told_films
-from genrec.content.instructor.words import STOP, plain_words, stem, words
+from genrec.content.instructor.words import STOP, plain_words, stem, unarticled, words
 
-TRAINED, KNOWN = "asked for in training", "known"
-_ARTICLES = ("the", "a", "an")
+TRAINED = "asked for in training"
+"""The list of works.txt that wishes are made of."""
 _BESIDE_WORDS = "not no nothing never unlike instead without than except but like saw seen after enough"
 _BESIDE = frozenset(_BESIDE_WORDS.split())
 NEAR = 3
@@ -19,16 +19,9 @@ NEAR = 3
 
 
 @lru_cache(maxsize=1)
-def works() -> dict[str, tuple[str, ...]]:
+def works() -> dict[str, list[str]]:
     """The names of works.txt by the list that they stand in."""
-    found: dict[str, list[str]] = {}
-    name = ""
-    for line in files(__package__).joinpath("works.txt").read_text(encoding="utf-8").splitlines():
-        if line.startswith("== "):
-            name = line[3:]
-        elif line and not line.startswith("#"):
-            found.setdefault(name, []).append(line)
-    return {name: tuple(lines) for name, lines in found.items()}
+    return written_lists("works.txt")
 
 
 def works_named(target: str, said: str) -> list[list[str]]:
@@ -41,8 +34,7 @@ def works_named(target: str, said: str) -> list[list[str]]:
         target: the thing wanted.
         said: all that the user said.
     """
-    wish, full = plain_words(target), plain_words(f"{said} {target}")
-    wish = wish[1:] if wish[1:] and wish[0] in _ARTICLES else wish
+    wish, full = unarticled(plain_words(target)), plain_words(f"{said} {target}")
     alone = [word for word in wish if word not in STOP and word not in SOFT]
     found = []
     for word in dict.fromkeys(full):
@@ -65,8 +57,7 @@ def _by_first_word() -> dict[str, list[list[str]]]:
     things = {word for phrases in told_films().values() for phrase in phrases for word in words(phrase)}
     found: dict[str, list[list[str]]] = defaultdict(list)
     for name in (name for names in works().values() for name in names):
-        said = plain_words(name)
-        said = said[1:] if said[1:] and said[0] in _ARTICLES else said
+        said = unarticled(plain_words(name))
         if len(said) > 1 or not things.issuperset(map(stem, said)):
             found[said[0]].append(said)
     return found
