@@ -65,7 +65,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     train.add_argument("--instructions", type=int, metavar="N", help="instructor: drawn from its grammar and sentences")
     train.add_argument("--wishes", type=int, metavar="N", help="instructor: drawn for its sufficiency")
     train.add_argument("--epochs", type=int, metavar="N", help="instructor: over its instructions")
-    train.add_argument("--members", type=int, metavar="N", help="instructor: networks whose answers are averaged")
+    train.add_argument("--readers", type=int, metavar="N", help="instructor: readers whose answers are averaged")
     create = parts.add_parser("create", help="make a picture of words")
     create.add_argument("prompt", help="what is to be seen, at most 2,000 characters")
     create.add_argument("--out", type=Path, default=Path("created.png"), metavar="FILE", help="PNG to write")

@@ -28,14 +28,14 @@ def _train(out: Path, *more: str) -> subprocess.CompletedProcess[str]:
 
 def test_the_command_trains_heads_that_decide(tmp_path):
     out = tmp_path / "heads"
-    ran = _train(out, "--instructions", "150", "--wishes", "150", "--epochs", "1", "--members", "1", "--seed", "3")
+    ran = _train(out, "--instructions", "150", "--wishes", "150", "--epochs", "1", "--readers", "2", "--seed", "3")
     assert ran.returncode == 0, ran.stderr
     assert "intent_accuracy" in ran.stdout
     told = json.loads((out / "config.json").read_text(encoding="utf-8"))
     assert told["training"]["plan"]["instructions"] == 150
     assert told["training"]["plan"]["seed"] == 3
     heads = Heads.load(out)
-    assert heads.config.members == 1
+    assert heads.config.readers == 2
     for name, value in told["training"]["calibration"].items():
         assert getattr(heads.config, name) == value
     instructor = load_instructor(InstructorSettings(weights=str(out)))
@@ -45,7 +45,7 @@ def test_the_command_trains_heads_that_decide(tmp_path):
     assert sum(decision.probabilities.values()) == pytest.approx(1)
 
 
-@pytest.mark.parametrize("option", ["--instructions", "--wishes", "--epochs", "--members"])
+@pytest.mark.parametrize("option", ["--instructions", "--wishes", "--epochs", "--readers"])
 def test_sizes_that_cannot_be_trained_are_refused(tmp_path, capsys, option):
     out = tmp_path / "heads"
     assert main(["content", "train", "instructor", "--out", str(out), option, "0"]) == 2

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, reduce
@@ -69,6 +69,7 @@ TOLD_FROM, TOLD_WEIGHT = 0.4, 1.5
 _NONE = np.empty(0, np.int64)
 _ITEM_YEAR = re.compile(r"\(((?:18|19|20)\d\d)\)")
 _PARENTHESES = re.compile(r"\s*\([^)]*\)")
+_SECOND_TITLE = re.compile(r":| or: ", re.IGNORECASE)
 _ARTICLE_LAST = re.compile(r"^(.*), (the|a|an|il|le|la|les|der|die|das|el)$", re.IGNORECASE)
 
 
@@ -195,8 +196,14 @@ class CatalogView:
         return Spelling([word for word in self._postings if len(word) > 3])
 
     @cached_property
-    def _titles_spelled(self) -> Spelling:
-        return Spelling([" ".join(words(plain_title(title))) for title in self.titles])
+    def _titles_spelled(self) -> tuple[Spelling, NDArray[np.int64]]:
+        """Titles and, where one item alone has it, what stands before a second title; the item of each."""
+        names = [" ".join(words(plain_title(title))) for title in self.titles]
+        parts = [_SECOND_TITLE.split(plain_title(title))[0] for title in self.titles]
+        first = [" ".join(words(part)) for part in parts]
+        counts = Counter([*names, *first])
+        own = [item for item, name in enumerate(first) if counts[name] == 1]
+        return Spelling([*names, *(first[item] for item in own)]), np.array([*range(len(names)), *own], np.int64)
 
     def _near_spelling(self, word: str) -> str | None:
         if len(word) < 5 or not word.isalpha():
@@ -215,6 +222,14 @@ class CatalogView:
             for word in dict.fromkeys(content_words(phrase)):
                 found[word].append(place)
         return found
+
+    @cached_property
+    def _kinds(self) -> frozenset[str]:
+        return frozenset().union(*self.aliases.values())
+
+    def kinds_of(self, word: str) -> frozenset[str]:
+        """Stems of the categories that a word (a stem) is, or stands for; empty: it is no word for a kind."""
+        return self.aliases.get(word, frozenset()) | (self._kinds & {word})
 
     def holding(self, word: str, untold: str = "") -> NDArray[np.int64]:
         """The items whose title, text or what is told of them (but for the phrase ``untold``) holds a word."""
@@ -273,6 +288,9 @@ class CatalogView:
             said: all that the user said, of which ``target`` is a part.
             untold: a phrase told of items that is not to help: the one that the wish was made of.
         """
+        if self.named(target, hidden) is None:
+            spelled = self._spelled_like(target, hidden)
+            target = target if spelled is None else plain_title(self.titles[spelled])
         full = " ".join([target, *constraints])
         span, _ = years(full)
         if span is not None:  # "nothing newer than 1940": the whole sentence tells on which side
@@ -289,9 +307,11 @@ class CatalogView:
         allowed_N = np.ones(len(self), bool)
         if span is not None:
             allowed_N = (self._years_N >= span[0]) & (self._years_N <= span[1])
-        for negative in negatives:
-            for word in content_words(negative):
-                allowed_N[self._items_of(word)[0]] = False
+        kinds = {kind for word in wish for kind in self.kinds_of(word)}
+        for word in (word for negative in negatives for word in content_words(negative)):
+            # Of romances without weddings only those that hold a wedding go, though weddings are a word for romances.
+            wanted = not kinds.isdisjoint(self.kinds_of(word))
+            allowed_N[self.holding(word) if wanted else self._items_of(word)[0]] = False
         seen_N = np.ones(len(self), bool) if hidden is None else ~hidden
         coverage_N = covered_N / total if total else np.ones(len(self), np.float32)
         text_N = np.zeros(len(self), np.float32) if embedding is None else self.text_NE @ embedding
@@ -321,11 +341,11 @@ class CatalogView:
         missing = tuple(word for word, _, _, items in read if best not in items)
         scores = tuple(float(score_N[item]) for item in top)
         meant = np.zeros(self.text_NE.shape[1], np.float32) if embedding is None else embedding
-        lacks = self._lacks(target, said or target)
+        lacks = self.lacking(target, said or target)
         return Found(tuple(int(item) for item in top), scores, signs_F, meant, missing, lacks)
 
-    def _lacks(self, target: str, said: str) -> str:
-        """A known work that a wish names and no item is; empty: none."""
+    def lacking(self, target: str, said: str) -> str:
+        """A known work that a wish names (:func:`works_named`) and no item is; empty: none."""
         named = works_named(target, said)
         here = self.named(said) if named else None
         title = set() if here is None else set(words(plain_title(self.titles[here])))
@@ -367,12 +387,13 @@ class CatalogView:
         return self._spelled_like(text, hidden) if found is None else found
 
     def _spelled_like(self, text: str, hidden: NDArray[np.bool_] | None) -> int | None:
-        """The one item whose whole title ``text`` is, but for slips of the keys."""
+        """The one item whose whole title, or what stands there before a second one, ``text`` is but for slips."""
         said = " ".join(words(text))
         if len(said) < SHORTEST_LIKE or len(said) > LONGEST_LIKE:
             return None
-        near = self._titles_spelled.nearest(said, hidden)
-        return near if near is not None and slip_of(said, self._titles_spelled.texts[near]) else None
+        spelling, items = self._titles_spelled
+        near = spelling.nearest(said, None if hidden is None else hidden[items])
+        return int(items[near]) if near is not None and slip_of(said, spelling.texts[near]) else None
 
     def _mended(self, word: str) -> str:
         if word in self._postings or word in STOP:

@@ -16,7 +16,7 @@ from genrec.content.contracts import ACTIONS, Action
 from genrec.errors import DataError, SettingsError
 
 RETRIEVE: Action = "retrieve"
-LEAST = {"instructions": 100, "wishes": 100, "epochs": 1, "members": 1}
+LEAST = {"instructions": 100, "wishes": 100, "epochs": 1, "readers": 1}
 """Sizes of a training that the command takes, and the least of each; fewer would leave nothing to hold out."""
 
 
@@ -26,7 +26,7 @@ def run(options: argparse.Namespace, settings: Settings, console: Console) -> No
     Args:
         options: ``corpus``: directory with amazon-beauty and amazon-scientific, to train on their titles too;
             ``out``: where the heads go (default: the shipped ones'); ``instructions``, ``wishes``, ``epochs``,
-            ``members`` and ``seed``: other than the plan's.
+            ``readers`` and ``seed``: other than the plan's.
         settings: section content.instructor.
         console: tells what was measured on held-out templates.
     """
@@ -36,7 +36,8 @@ def run(options: argparse.Namespace, settings: Settings, console: Console) -> No
             raise SettingsError(f"--{name} {given[name]}: give at least {least}")
     from genrec.content.instructor.catalogs import movies, products
     from genrec.content.instructor.instructor import weights_directory
-    from genrec.content.instructor.train import TrainingPlan, train
+    from genrec.content.instructor.plan import TrainingPlan
+    from genrec.content.instructor.train import train
 
     catalogs = [movies()]
     if options.corpus is not None:

@@ -1,8 +1,9 @@
 """The trained heads over MiniLM's token states: what is wanted, how to edit, which words fill which slot.
 
-MiniLM reads with low-rank adapters (genrec.content.instructor.adapters) that learn together with the heads. A small
-network takes the token states of the instruction and of the turns before it (a flag tells them apart): a projection
-and two residual convolutions give a state per token, from which
+MiniLM reads with low-rank adapters (genrec.content.instructor.adapters) that learn together with the heads: several
+readers, each with its own, whose answers are averaged. A small network takes the token states of the instruction and of
+the turns before it (a flag tells them apart): a projection and two residual convolutions give a state per token, from
+which
 
 * a tagger names the slot of each token (begin/inside/outside),
 * attention pooling, the sentence embedding and facts of the situation (is a list shown? does "the second one" resolve?)
@@ -27,6 +28,7 @@ from torch import Tensor, nn
 
 from genrec.content.instructor.adapters import Adapters
 from genrec.content.instructor.catalog_view import SIGNS
+from genrec.content.instructor.storage import packed, unpacked
 from genrec.errors import ArtifactError
 
 INTENTS = ("seek", "change", "make", "vague")
@@ -60,8 +62,6 @@ FACTS = (
 )
 """What is known of the situation beside the words."""
 WEIGHTS, CONFIG = "heads.safetensors", "config.json"
-STORED = torch.float16
-"""What weights are stored as; they are read into float32."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,8 @@ class HeadsConfig:
         layers: of the transformer.
         rank: of the adapters.
         width: H.
-        members: heads of each kind, trained from different beginnings, whose answers are averaged.
+        readers: each with adapters and heads of its own, trained on its own draw, whose answers are averaged.
+        judges: heads of sufficiency, trained from different beginnings, whose logits are averaged.
         signs: names of the signs of sufficiency, in order.
         temperature: divides the intent's logits.
         sufficiency_scale: multiplies the logit of sufficiency.
@@ -88,7 +89,8 @@ class HeadsConfig:
     layers: int = 6
     rank: int = 16
     width: int = 96
-    members: int = 3
+    readers: int = 3
+    judges: int = 6
     signs: tuple[str, ...] = SIGNS
     temperature: float = 1.0
     sufficiency_scale: float = 1.0
@@ -174,20 +176,17 @@ class InstructionHeads(nn.Module):
         )
 
 
-class Committee(nn.Module):
-    """Instruction heads from different beginnings over one reader; see :func:`averaged`."""
+class ReaderHeads(nn.Module):
+    """What one reader has learnt: its adapters, and the heads over what it reads with them."""
 
     def __init__(self, config: HeadsConfig) -> None:
         super().__init__()
-        self.members = nn.ModuleList([InstructionHeads(config) for _ in range(config.members)])
-
-    def each(self, *inputs: Tensor) -> list[HeadsOutput]:
-        """What each member says; inputs as of :meth:`InstructionHeads.forward`."""
-        return [member(*inputs) for member in self.members]
+        self.adapters = Adapters(config.layers, config.sentence, config.rank)
+        self.instruction = InstructionHeads(config)
 
 
 def averaged(outputs: Sequence[HeadsOutput]) -> HeadsOutput:
-    """The mean of the logarithms of the members' probabilities."""
+    """The mean of the logarithms of the readers' probabilities."""
     return HeadsOutput(
         torch.stack([output.intents_BI.log_softmax(-1) for output in outputs]).mean(0),
         torch.stack([output.operations_BO.log_softmax(-1) for output in outputs]).mean(0),
@@ -225,7 +224,7 @@ class SufficiencyCommittee(nn.Module):
 
     def __init__(self, config: HeadsConfig) -> None:
         super().__init__()
-        self.members = nn.ModuleList([SufficiencyHead(config) for _ in range(config.members)])
+        self.members = nn.ModuleList([SufficiencyHead(config) for _ in range(config.judges)])
 
     def forward(self, signs_BF: Tensor, wish_BE: Tensor) -> Tensor:
         """As :meth:`SufficiencyHead.forward`."""
@@ -233,20 +232,27 @@ class SufficiencyCommittee(nn.Module):
 
 
 class Heads(nn.Module):
-    """The reader's adapters and all heads, with their calibration."""
+    """What the readers have learnt and the heads of sufficiency, with their calibration."""
 
     def __init__(self, config: HeadsConfig) -> None:
         super().__init__()
         self.config = config
-        self.adapters = Adapters(config.layers, config.sentence, config.rank)
-        self.instruction = Committee(config)
+        self.readers = nn.ModuleList([ReaderHeads(config) for _ in range(config.readers)])
         self.sufficiency = SufficiencyCommittee(config)
 
+    def read_by(self) -> list[ReaderHeads]:
+        """What each reader has learnt."""
+        return list(self.readers)  # type: ignore[arg-type]
+
+    def rounded(self) -> Heads:
+        """These heads with the weights that a file keeps of them (genrec.content.instructor.storage), in place."""
+        self.load_state_dict(unpacked(packed(self.state_dict())))
+        return self
+
     def save(self, directory: Path, facts: dict[str, Any] | None = None) -> None:
-        """Write weights, rounded to :data:`STORED`, and config; ``facts`` are kept beside them for people."""
+        """Write weights, as :meth:`rounded` leaves them, and config; ``facts`` are kept beside them for people."""
         directory.mkdir(parents=True, exist_ok=True)
-        weights = {name: value.to(STORED).contiguous() for name, value in self.state_dict().items()}
-        save_file(weights, directory / WEIGHTS)
+        save_file(packed(self.state_dict()), directory / WEIGHTS)
         config = {**asdict(self.config), "intents": INTENTS, "operations": OPERATIONS, "tags": TAGS, "facts": FACTS}
         text = json.dumps({"heads": config, "training": facts or {}}, indent=1, ensure_ascii=False)
         (directory / CONFIG).write_text(text + "\n", encoding="utf-8")
@@ -260,7 +266,7 @@ class Heads(nn.Module):
         """
         try:
             config = json.loads((directory / CONFIG).read_text(encoding="utf-8"))["heads"]
-            weights = load_file(directory / WEIGHTS)
+            weights = unpacked(load_file(directory / WEIGHTS))
         except (OSError, ValueError, KeyError) as error:
             raise ArtifactError(
                 f"{directory}: no heads of the instructor there ({error}). Train them: "

@@ -86,9 +86,9 @@ class EmbeddedInstructor:
         return self._encoder
 
     @cached_property
-    def reader(self) -> Reader:
-        """Reads instructions with the encoder's model and the trained adapters."""
-        return Reader(self._encoder, self.heads.adapters)
+    def readers(self) -> tuple[Reader, ...]:
+        """Read instructions with the encoder's model, each with its own trained adapters."""
+        return tuple(Reader(self._encoder, each.adapters) for each in self.heads.read_by())
 
     def decide(self, instruction: Instruction, catalog: CatalogView) -> Decision:
         """See :meth:`Instructor.decide`."""
@@ -99,7 +99,7 @@ class EmbeddedInstructor:
 
     def understand(self, instruction: Instruction, catalog: CatalogView) -> Understanding:
         """Intent, spans and reference of an instruction with words."""
-        return understand(instruction, catalog, self.reader, self.heads)
+        return understand(instruction, catalog, self.readers, self.heads)
 
     def weigh(
         self, instruction: Instruction, catalog: CatalogView, understood: Understanding, slots: Slots | None = None

@@ -87,6 +87,8 @@ def _sought(
         target, told_years = years_apart(_ANY.sub("", target))
     if reference.kind in ("none", "this"):
         target = _title_said(text, target, catalog)
+    if target and catalog.named(target) is None and not any(map(year_words, (*told_years, *spans.constraint))):
+        told_years = _years_behind(target, text)
     return target, told_years, spans
 
 
@@ -110,6 +112,15 @@ def years_apart(target: str) -> tuple[str, tuple[str, ...]]:
         return target, ()
     rest = trimmed(f"{target[: place[0]]} {target[place[1] :]}", "target")
     return (rest, (trimmed(target[slice(*place)], "constraint"),)) if content_words(rest) else (target, ())
+
+
+def _years_behind(target: str, text: str) -> tuple[str, ...]:
+    """The years that a text names right behind what is wanted, though no span holds them."""
+    _, said, behind = text.lower().partition(target.lower())
+    place = year_words(behind)
+    if not said or place is None or behind[: place[0]].strip(" ,;"):
+        return ()
+    return (trimmed(text[len(text) - len(behind) :][slice(*place)], "constraint"),)
 
 
 def _or_restyle(style: str | None, constraints: dict[str, None]) -> tuple[str, str | None, dict[str, None]]:
@@ -180,9 +191,15 @@ def _title_said(text: str, target: str | None, catalog: CatalogView) -> str | No
     if target and set(words(title)) <= set(words(target)):
         beyond = [word for word in content_words(target) if word not in words(title) and word not in SOFT]
         return target if beyond else title
-    if target and (catalog.named(target) is not None or len(content_words(title)) < 2):
+    if target and (catalog.named(target) is not None or not (len(content_words(title)) > 1 or _as_a_name(title, text))):
         return target  # a word or two that happen to be a title as well
     return title
+
+
+def _as_a_name(title: str, text: str) -> bool:
+    """Whether a text writes a title with its capital inside of a sentence, as only names are."""
+    match = re.search(rf"[a-z,] {re.escape(title)}\b", text)
+    return match is not None and title[0].isupper()
 
 
 def _longest(values: tuple[str, ...]) -> str | None:

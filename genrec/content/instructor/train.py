@@ -1,7 +1,7 @@
 """Training of the instructor: instructions drawn from the grammar, wishes drawn from real catalogs.
 
-The instructions teach the reader and its heads (genrec.content.instructor.train_reader), the wishes teach the head of
-sufficiency. Then all is calibrated on instructions written by hand (genrec.content.instructor.calibration).
+The instructions teach the readers and their heads (genrec.content.instructor.train_reader), the wishes teach the heads
+of sufficiency. Then all is calibrated on instructions written by hand (genrec.content.instructor.calibration).
 
 Shape letters: B texts, E width of their embeddings, F signs.
 """
@@ -12,7 +12,6 @@ import logging
 import time
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,35 +25,16 @@ from genrec.content.instructor.calibration import calibrate
 from genrec.content.instructor.catalog_view import CatalogView
 from genrec.content.instructor.catalogs import Items
 from genrec.content.instructor.generate import Example, Grammar, InstructionMaker, assemble
-from genrec.content.instructor.heads import Heads, HeadsConfig, SufficiencyHead
+from genrec.content.instructor.heads import Heads, HeadsConfig, ReaderHeads, SufficiencyHead
+from genrec.content.instructor.plan import TrainingPlan
 from genrec.content.instructor.reading import Reader
-from genrec.content.instructor.train_reader import ReaderPlan, fit_reader, labelled
+from genrec.content.instructor.train_reader import fit_reader, labelled
 from genrec.content.instructor.wishes import WishMaker
 from genrec.encoders.minilm import MiniLMEncoder
 
 logger = logging.getLogger(__name__)
 FIRST_SHARE = 0.8
 """Share of the instructions and wishes that are drawn over the first of several catalogs."""
-
-
-@dataclass(frozen=True)
-class TrainingPlan:
-    """Sizes of a training."""
-
-    instructions: int = 36_000
-    wishes: int = 26_000
-    epochs: int = 3
-    batch: int = 64
-    learning_rate: float = 1.5e-3
-    adapter_rate: float = 1e-3
-    members: int = 3
-    seed: int = 0
-    most_items: int = 2_500
-
-    @property
-    def reader(self) -> ReaderPlan:
-        """What of it the reader's training takes."""
-        return ReaderPlan(self.epochs, self.batch, self.learning_rate, self.adapter_rate, self.seed)
 
 
 def train(
@@ -72,22 +52,27 @@ def train(
         what was measured on held-out families.
     """
     began = time.monotonic()
-    torch.manual_seed(plan.seed)
     encoder = encoder or MiniLMEncoder()
     full = CatalogView.build(catalogs[0].titles, catalogs[0].texts, encoder)
-    views = [_view(items, plan, encoder, full if items is catalogs[0] else None) for items in catalogs]
+    torch.manual_seed(plan.seed)
+    heads = Heads(HeadsConfig(encoder=encoder.identity, readers=plan.readers))
+    views = _views(catalogs, plan.most_items, plan.seed, encoder, full)
     logger.info("catalogs embedded: %.0f s", time.monotonic() - began)
-    heads = Heads(HeadsConfig(encoder=encoder.identity, members=plan.members))
-    shares = _shares(len(views))
-    examples: list[Example] = []
-    for number, (view, share) in enumerate(zip(views, shares, strict=True)):
-        examples += InstructionMaker(view, plan.seed + number).draw(int(plan.instructions * share))
-    told = labelled(examples, Reader(encoder, heads.adapters))
-    logger.info("%d instructions drawn: %.0f s", len(told), time.monotonic() - began)
-    measured = fit_reader(heads, told, plan.reader, encoder)
-    logger.info("reader and its heads: %s, %.0f s", measured, time.monotonic() - began)
-    measured |= _fit_sufficiency(heads, views, plan, encoder)
-    calibration = calibrate(heads, full, encoder)
+    measured: dict[str, Any] = dict(_fit_sufficiency(heads, views, plan, encoder))
+    logger.info("sufficiency: %s, %.0f s", measured, time.monotonic() - began)
+    for number in range(plan.readers):
+        seed = plan.seed + number
+        if number:
+            views = _views(catalogs, plan.most_items, seed, encoder, full)
+        torch.manual_seed(seed)
+        learnt = ReaderHeads(heads.config)
+        told = labelled(_drawn(views, plan.instructions, seed), Reader(encoder, learnt.adapters), seed)
+        logger.info("reader %d: %d instructions drawn, %.0f s", number, len(told), time.monotonic() - began)
+        found = fit_reader(learnt, told, plan, seed, encoder)
+        logger.info("reader %d: %s, %.0f s", number, found, time.monotonic() - began)
+        measured |= {f"reader_{number}_{name}": value for name, value in found.items()}
+        heads.readers[number] = learnt
+    calibration = calibrate(heads.rounded(), full, encoder)
     measured["seconds"] = round(time.monotonic() - began, 1)
     facts = {
         "plan": vars(plan),
@@ -100,13 +85,28 @@ def train(
     return measured
 
 
-def _view(items: Items, plan: TrainingPlan, encoder: MiniLMEncoder, full: CatalogView | None) -> CatalogView:
-    """What is drawn over: at most ``plan.most_items`` items; ``full`` where all are embedded already."""
-    count = len(items.titles)
-    if count <= plan.most_items:
-        return full or CatalogView.build(items.titles, items.texts, encoder)
-    kept = np.sort(np.random.default_rng(plan.seed).choice(count, plan.most_items, replace=False))
-    return CatalogView.build([items.titles[i] for i in kept], [items.texts[i] for i in kept], encoder)
+def _drawn(views: Sequence[CatalogView], instructions: int, seed: int) -> list[Example]:
+    """Instructions over these catalogs."""
+    examples: list[Example] = []
+    for number, (view, share) in enumerate(zip(views, _shares(len(views)), strict=True)):
+        examples += InstructionMaker(view, seed + number).draw(int(instructions * share))
+    return examples
+
+
+def _views(
+    catalogs: Sequence[Items], most_items: int, seed: int, encoder: MiniLMEncoder, first: CatalogView
+) -> list[CatalogView]:
+    """What is drawn over: at most ``most_items`` of each catalog; all of the first are embedded already."""
+    views = []
+    for items in catalogs:
+        count = len(items.titles)
+        if count <= most_items:
+            whole = items is catalogs[0]
+            views.append(first if whole else CatalogView.build(items.titles, items.texts, encoder))
+            continue
+        kept = np.sort(np.random.default_rng(seed).choice(count, most_items, replace=False))
+        views.append(CatalogView.build([items.titles[i] for i in kept], [items.texts[i] for i in kept], encoder))
+    return views
 
 
 def _shares(catalogs: int) -> list[float]:
@@ -125,17 +125,8 @@ def _fit_sufficiency(
         torch.manual_seed(plan.seed * 100 + number)
         _fit_judge(head, signs[training], wish[training], truth[training])
     with torch.inference_mode():
-        logits, expected = heads.sufficiency(signs[~training], wish[~training]), truth[~training]
-        grid = [(scale, shift) for scale in np.geomspace(0.4, 2.0, 30) for shift in np.linspace(-1, 1, 21)]
-        scale, shift = min(
-            grid,
-            key=lambda each: float(functional.binary_cross_entropy_with_logits(logits * each[0] + each[1], expected)),
-        )
-        accuracy = float(((logits * scale + shift > 0).float() == expected).float().mean())
-    heads.config = replace(
-        heads.config, sufficiency_scale=round(float(scale), 4), sufficiency_shift=round(float(shift), 4)
-    )
-    return {"sufficiency_accuracy": round(accuracy, 4), "wishes": int(held_out_B.sum())}
+        right = (heads.sufficiency(signs[~training], wish[~training]) > 0) == (truth[~training] > 0)
+    return {"sufficiency_accuracy": round(float(right.float().mean()), 4), "wishes": len(right)}
 
 
 def _fit_judge(head: SufficiencyHead, signs: Tensor, wish: Tensor, truth: Tensor) -> None:

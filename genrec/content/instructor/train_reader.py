@@ -1,7 +1,6 @@
-"""Training of the reader's adapters together with the heads of intent, operation, continuation and tags.
+"""Training of a reader's adapters together with its heads of intent, operation, continuation and tags.
 
-The members of the committee learn side by side over one reader; each gets its own loss, and the reader their mean.
-Held-out families of templates choose the epoch.
+Families of templates and sentences that are held out, others for each seed, choose the epoch.
 
 Shape letters: B instructions, T tokens, C context facts.
 """
@@ -11,7 +10,7 @@ from __future__ import annotations
 import logging
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -20,7 +19,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from genrec.content.instructor.generate import Example, Said
-from genrec.content.instructor.heads import INTENTS, NO_OPERATION, OPERATIONS, TAGS, Heads, HeadsOutput, averaged
+from genrec.content.instructor.heads import INTENTS, NO_OPERATION, OPERATIONS, TAGS, HeadsOutput, ReaderHeads
+from genrec.content.instructor.plan import TrainingPlan
 from genrec.content.instructor.reading import Reader, Tokens
 from genrec.content.instructor.understanding import HeadsInput, facts_of, run_heads
 from genrec.encoders.minilm import MiniLMEncoder
@@ -29,25 +29,6 @@ logger = logging.getLogger(__name__)
 HELD_OUT = 0.12
 """Share of template families that train nothing."""
 NOT_SCORED = -100
-
-
-@dataclass(frozen=True)
-class ReaderPlan:
-    """Sizes of a training of the reader.
-
-    Attributes:
-        epochs: over all instructions.
-        batch: instructions a step.
-        learning_rate: of the heads, at its highest.
-        adapter_rate: of the adapters.
-        seed: the same seed trains the same weights.
-    """
-
-    epochs: int
-    batch: int
-    learning_rate: float
-    adapter_rate: float
-    seed: int
 
 
 @dataclass(frozen=True)
@@ -62,14 +43,14 @@ class Labelled:
     held_out: bool
 
 
-def labelled(examples: Sequence[Example], reader: Reader) -> list[Labelled]:
-    """Examples in tokens, with their tags."""
+def labelled(examples: Sequence[Example], reader: Reader, seed: int) -> list[Labelled]:
+    """Examples in tokens, with their tags; the seed chooses the families that are held out."""
     texts = sorted({said.text for example in examples for said in (example.said, *example.turns)})
     tokens = dict(zip(texts, reader.tokens(texts), strict=True))
-    return [_label(example, tokens) for example in examples]
+    return [_label(example, tokens, seed) for example in examples]
 
 
-def _label(example: Example, tokens: dict[str, Tokens]) -> Labelled:
+def _label(example: Example, tokens: dict[str, Tokens], seed: int) -> Labelled:
     said = (*example.turns, example.said)
     parts = tuple(tokens[each.text] for each in said)
     named = example.catalog.nearly_named(example.instruction.text)
@@ -81,12 +62,12 @@ def _label(example: Example, tokens: dict[str, Tokens]) -> Labelled:
         operation=NO_OPERATION if example.operation is None else OPERATIONS.index(example.operation),
         continues=float("nan") if example.continues is None else float(example.continues),
         tags_T=np.concatenate([_tags(each, part) for each, part in zip(said, parts, strict=True)]),
-        held_out=_is_held_out(example.said.family),
+        held_out=_is_held_out(example.said.family, seed),
     )
 
 
-def _is_held_out(family: str) -> bool:
-    return zlib.crc32(family.encode()) % 1000 < HELD_OUT * 1000
+def _is_held_out(family: str, seed: int) -> bool:
+    return zlib.crc32(f"{seed} {family}".encode()) % 1000 < HELD_OUT * 1000
 
 
 def _tags(said: Said, part: Tokens) -> NDArray[np.int64]:
@@ -102,17 +83,24 @@ def _tags(said: Said, part: Tokens) -> NDArray[np.int64]:
 
 
 def fit_reader(
-    heads: Heads, examples: Sequence[Labelled], plan: ReaderPlan, encoder: MiniLMEncoder
+    heads: ReaderHeads, examples: Sequence[Labelled], plan: TrainingPlan, seed: int, encoder: MiniLMEncoder
 ) -> dict[str, float]:
-    """Train adapters and instruction heads, keep the best epoch, then fit the temperature.
+    """Train adapters and instruction heads, and keep the best epoch.
+
+    Args:
+        heads: of one reader, trained in place.
+        examples: what it learns from and is measured on.
+        plan: epochs, batch and rates.
+        seed: of the order of the examples and of what is dropped out.
+        encoder: MiniLM; it stays as it is.
 
     Returns:
         what was measured on held-out families.
     """
-    torch.manual_seed(plan.seed)
+    torch.manual_seed(seed)
     training = [each for each in examples if not each.held_out]
     held_out = [each for each in examples if each.held_out]
-    learning = nn.ModuleList([heads.adapters, heads.instruction]).to(encoder.loaded.device)
+    heads.to(encoder.loaded.device)
     reader = Reader(encoder, heads.adapters, training=True)
     groups = [
         {"params": list(heads.instruction.parameters()), "lr": plan.learning_rate},
@@ -122,8 +110,8 @@ def fit_reader(
     steps = plan.epochs * -(-len(training) // plan.batch)
     rates = [plan.learning_rate, plan.adapter_rate]
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rates, total_steps=steps, pct_start=0.1)
-    order = np.random.default_rng(plan.seed)
-    best, kept = float("inf"), _copy(learning)
+    order = np.random.default_rng(seed)
+    best, kept = float("inf"), _copy(heads)
     for epoch in range(plan.epochs):
         heads.train()
         reader.model.train()
@@ -131,7 +119,7 @@ def fit_reader(
             loss = _loss(heads, reader, [training[row] for row in rows])
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
-            torch.nn.utils.clip_grad_norm_(learning.parameters(), 1.0)
+            torch.nn.utils.clip_grad_norm_(heads.parameters(), 1.0)
             optimizer.step()
             schedule.step()
         heads.eval()
@@ -141,10 +129,10 @@ def fit_reader(
         value = float(torch.stack(losses).mean())
         logger.info("epoch %d: held-out loss %.4f", epoch + 1, value)
         if value < best:
-            best, kept = value, _copy(learning)
-    learning.load_state_dict(kept)
-    learning.cpu()
-    return _calibrate_intents(heads, Reader(encoder, heads.adapters), held_out)
+            best, kept = value, _copy(heads)
+    heads.load_state_dict(kept)
+    heads.cpu().eval()
+    return _measured(heads, Reader(encoder, heads.adapters), held_out)
 
 
 def _copy(module: nn.Module) -> dict[str, Tensor]:
@@ -160,11 +148,11 @@ def _batches(training: Sequence[Labelled], size: int, order: np.random.Generator
     return batches
 
 
-def _loss(heads: Heads, reader: Reader, batch: Sequence[Labelled]) -> Tensor:
-    """Mean loss of the members; read in bfloat16, which newer processors do twice as fast."""
+def _loss(heads: ReaderHeads, reader: Reader, batch: Sequence[Labelled]) -> Tensor:
+    """Loss of a batch; read in bfloat16, which newer processors do twice as fast."""
     with torch.autocast(reader.encoder.loaded.device.type, torch.bfloat16):
-        outputs = run_heads(heads.instruction, reader, [each.given for each in batch])
-    return torch.stack([_loss_of(output, batch) for output in outputs]).mean()
+        output = run_heads(heads.instruction, reader, [each.given for each in batch])
+    return _loss_of(output, batch)
 
 
 def _loss_of(output: HeadsOutput, batch: Sequence[Labelled]) -> Tensor:
@@ -186,31 +174,22 @@ def _loss_of(output: HeadsOutput, batch: Sequence[Labelled]) -> Tensor:
     return loss
 
 
-def _calibrate_intents(heads: Heads, reader: Reader, held_out: Sequence[Labelled]) -> dict[str, float]:
-    """Fit the temperature on held-out families and measure there."""
-    logits, operations, right_tags, tags = [], [], 0, 0
+def _measured(heads: ReaderHeads, reader: Reader, held_out: Sequence[Labelled]) -> dict[str, float]:
+    """Shares of intents, operations and tags told right."""
+    intents, operations, right_tags, tags = 0, 0, 0, 0
     with torch.inference_mode():
         for begin in range(0, len(held_out), 128):
             batch = held_out[begin : begin + 128]
-            output = averaged(run_heads(heads.instruction, reader, [each.given for each in batch]))
-            logits.append(output.intents_BI)
-            operations.append(output.operations_BO)
+            output = run_heads(heads.instruction, reader, [each.given for each in batch])
+            meant = torch.tensor([(each.intent, each.operation) for each in batch])
+            intents += int((output.intents_BI.argmax(-1) == meant[:, 0]).sum())
+            operations += int((output.operations_BO.argmax(-1) == meant[:, 1]).sum())
             for row, each in enumerate(batch):
                 found = output.tags_BTG[row, : len(each.tags_T)].argmax(-1).numpy()
                 right_tags, tags = right_tags + int((found == each.tags_T).sum()), tags + len(found)
-    logits_BI = torch.cat(logits)
-    truth_B = torch.tensor([each.intent for each in held_out])
-    grid = np.geomspace(0.5, 4.0, 60)
-    temperature = round(
-        float(min(grid, key=lambda each: float(functional.cross_entropy(logits_BI / each, truth_B)))), 4
-    )
-    heads.config = replace(heads.config, temperature=temperature)
-    known = torch.tensor([each.operation for each in held_out])
-    right = torch.cat(operations).argmax(-1) == known
     return {
-        "intent_accuracy": round(float((logits_BI.argmax(-1) == truth_B).float().mean()), 4),
-        "operation_accuracy": round(float(right.float().mean()), 4),
+        "intent_accuracy": round(intents / max(len(held_out), 1), 4),
+        "operation_accuracy": round(operations / max(len(held_out), 1), 4),
         "tag_accuracy": round(right_tags / max(tags, 1), 4),
-        "temperature": temperature,
         "instructions": len(held_out),
     }

@@ -18,9 +18,9 @@ from genrec.content.instructor.heads import (
     INTENTS,
     NO_OPERATION,
     OPERATIONS,
-    Committee,
     Heads,
     HeadsOutput,
+    InstructionHeads,
     averaged,
 )
 from genrec.content.instructor.reading import TURNS_READ, Reader, Tokens
@@ -28,9 +28,10 @@ from genrec.content.instructor.references import Reference, resolve
 from genrec.content.instructor.spans import Spans, spans_of
 from genrec.content.instructor.words import content_words, fold, words, years
 
-TITLE_ALONE = 0.9
-"""Probability that who says a title of the catalog, and nothing else, seeks it."""
+SAID_ALONE = 0.9
+"""Probability that who says a title of the catalog or a kind of item, and nothing else, seeks it."""
 _NEGATED = re.compile(r"\b(?:not|no|without|except|but|never|other)\b")
+_GREETING = re.compile(r"\b(?:hi|hello|hey)\b")
 
 
 @dataclass(frozen=True)
@@ -122,27 +123,51 @@ def is_a_title(text: str, title: str) -> bool:
     """Whether the words that say something are words of a title, and no more: its item is sought."""
     if _NEGATED.search(fold(text)):
         return False
-    held = set(words(plain_title(title)))
-    told = [word for word in content_words(text) if word not in lexicon.SOFT]
-    return bool(told) and held.issuperset(told)
+    told = _telling(text)
+    return bool(told) and set(words(plain_title(title))).issuperset(told)
 
 
-def run_heads(committee: Committee, reader: Reader, inputs: Sequence[HeadsInput]) -> list[HeadsOutput]:
-    """Read a batch: what each member of the committee says of it; tags are padded."""
+def is_a_kind(text: str, catalog: CatalogView) -> bool:
+    """Whether the words that say something are words for kinds of items, and no more, and nothing is to be done."""
+    folded = fold(text)
+    if any(pattern.search(folded) for pattern in (_NEGATED, _GREETING, lexicon.MAKING, lexicon.CHANGING)):
+        return False
+    told = _telling(text)
+    return bool(told) and all(catalog.kinds_of(word) for word in told)
+
+
+def _telling(text: str) -> list[str]:
+    """Content words but those of quality and occasion."""
+    return [word for word in content_words(text) if word not in lexicon.SOFT]
+
+
+def run_heads(heads: InstructionHeads, reader: Reader, inputs: Sequence[HeadsInput]) -> HeadsOutput:
+    """Read a batch: what one reader's heads say of it; tags are padded."""
     read = reader.read([each.parts for each in inputs])
     facts_BC = torch.from_numpy(np.stack([each.facts_C for each in inputs])).to(read.states_BTD.device)
-    return committee.each(read.states_BTD, read.mask_BT, read.turn_BT, read.sentence_BE, facts_BC)
+    output: HeadsOutput = heads(read.states_BTD, read.mask_BT, read.turn_BT, read.sentence_BE, facts_BC)
+    return output
 
 
-def understand(instruction: Instruction, catalog: CatalogView, reader: Reader, heads: Heads) -> Understanding:
-    """Read an instruction that has words."""
+def understand(
+    instruction: Instruction, catalog: CatalogView, readers: Sequence[Reader], heads: Heads
+) -> Understanding:
+    """Read an instruction that has words.
+
+    Args:
+        instruction: with words.
+        catalog: that it is about.
+        readers: one for each of ``heads.readers``, in their order.
+        heads: trained and calibrated.
+    """
     reference, earlier_item = references(instruction, catalog)
     named = catalog.nearly_named(instruction.text)
     turns = instruction.turns[-TURNS_READ:]
-    parts = reader.tokens([*turns, instruction.text])
+    parts = readers[0].tokens([*turns, instruction.text])
     given = HeadsInput(tuple(parts), facts_of(instruction, reference, earlier_item, named, catalog))
     with torch.inference_mode():
-        said = averaged(run_heads(heads.instruction, reader, [given]))
+        learnt = zip(heads.read_by(), readers, strict=True)
+        said = averaged([run_heads(each.instruction, reader, [given]) for each, reader in learnt])
         probabilities = (said.intents_BI[0] / heads.config.temperature).softmax(-1).tolist()
         operations, tags_TG = said.operations_BO, said.tags_BTG[0].numpy()
         # A change has an operation; other texts may describe one that has nothing to work on.
@@ -155,8 +180,11 @@ def understand(instruction: Instruction, catalog: CatalogView, reader: Reader, h
         begin = end
     intents = dict(zip(INTENTS, probabilities, strict=True))
     alone = not turns and instruction.picture is None
-    if alone and named is not None and is_a_title(instruction.text, catalog.titles[named]):
-        intents = {name: (1 - TITLE_ALONE) / (len(intents) - 1) for name in intents} | {"seek": TITLE_ALONE}
+    titled = named is not None and is_a_title(instruction.text, catalog.titles[named])
+    if alone and (titled or (not instruction.shown and is_a_kind(instruction.text, catalog))):
+        intents = {name: (1 - SAID_ALONE) / (len(intents) - 1) for name in intents} | {"seek": SAID_ALONE}
+    if catalog.lacking(max(spans[-1].target, key=len, default=instruction.text), instruction.text):
+        intents |= {"seek": intents["seek"] + intents["vague"], "vague": 0.0}  # whoever names a work wants it
     return Understanding(
         intents=intents,
         operation=OPERATIONS[operation] if operation < NO_OPERATION else None,

@@ -41,6 +41,12 @@ _BEFORE_YEARS = re.compile(r"(?:\b(?:made|shot|released|filmed|set) )?\b(?:(?:fr
 _SHORT_YEAR = re.compile(r"(?<!\w)'(\d\d)\b")
 FIRST_YEAR, LAST_YEAR = 1880, 2100
 _ARTICLES = ("the", "a", "an")
+_WRITTEN = {
+    **{"boulevard": "blvd", "doctor": "dr", "mister": "mr", "saint": "st", "versus": "vs"},
+    **{"two": "2", "three": "3", "four": "4", "five": "5", "six": "6", "seven": "7", "eight": "8", "nine": "9"},
+    **{"ten": "10", "eleven": "11", "twelve": "12", "thirteen": "13", "ii": "2", "iii": "3", "iv": "4", "vi": "6"},
+}
+_SCIENCE_FICTION = re.compile(r"\bscience[ -]fiction\b")
 _ALIKE = 0.84
 """Share of equal letters from which one spelling is another with a slip of the keys."""
 
@@ -61,7 +67,7 @@ above across after against along already although among anyway because before be
 beyond cannot couldn't didn't during else except hadn't hasn't haven't hence her his however inside instead into
 itself keep keeps lately lot mine must nearly needs off onto ought ours outside per rather shouldn't since someday
 sort soon still though through throughout till tonite toward towards under unless until unto upon wasn't weren't
-whenever wherever whether while whilst whoever whose within without won't wouldn't yes yet yours
+whenever wherever whether whichever while whilst whoever whose within without won't wouldn't yes yet yours
 """
 STOP = frozenset(_STOP_WORDS.split())
 """Function words, and the words that carry a wish without being part of it."""
@@ -74,8 +80,10 @@ def fold(text: str) -> str:
 
 
 def stem(word: str) -> str:
-    """A light stem: possessive and plural off."""
+    """A light stem: possessive and plural off; words that titles write in two ways in one of them."""
     word = word.removesuffix("'s").replace("'", "")
+    if word in _WRITTEN:
+        return _WRITTEN[word]
     if len(word) > 4 and word.endswith("ies"):
         return word[:-3] + "y"
     if len(word) > 4 and word.endswith(("sses", "shes", "ches", "xes")):
@@ -101,8 +109,9 @@ def unarticled(said: list[str]) -> list[str]:
 
 
 def content_words(text: str) -> list[str]:
-    """Distinct stems of the words that say something of the thing, in order."""
-    found = (word for word in plain_words(text) if word not in STOP and stem(word) not in STOP)
+    """Distinct stems of the words that say something of the thing, in order; "science fiction" is one of them."""
+    said = _WORD.findall(_SCIENCE_FICTION.sub("scifi", fold(text)))
+    found = (word for word in said if word not in STOP and stem(word) not in STOP)
     return list(dict.fromkeys(map(stem, found)))
 
 

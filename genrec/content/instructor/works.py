@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from functools import lru_cache
 
 from genrec.content.instructor.lexicon import SOFT
@@ -16,6 +16,8 @@ _BESIDE_WORDS = "not no nothing never unlike instead without than except but lik
 _BESIDE = frozenset(_BESIDE_WORDS.split())
 NEAR = 3
 """Words before a name that tell whether it is wanted."""
+THING = 2
+"""Phrases told of films from which a word in them is a thing, and not the name of a work."""
 
 
 @lru_cache(maxsize=1)
@@ -35,7 +37,7 @@ def works_named(target: str, said: str) -> list[list[str]]:
         said: all that the user said.
     """
     wish, full = unarticled(plain_words(target)), plain_words(f"{said} {target}")
-    alone = [word for word in wish if word not in STOP and word not in SOFT]
+    alone = list(dict.fromkeys(word for word in wish if word not in STOP and word not in SOFT))
     found = []
     for word in dict.fromkeys(full):
         for name in _by_first_word().get(word, ()):
@@ -53,11 +55,11 @@ def _holds(text: list[str], name: list[str]) -> bool:
 
 @lru_cache(maxsize=1)
 def _by_first_word() -> dict[str, list[list[str]]]:
-    """Names in words, without an article in front, by their first; not single words that films are told about."""
-    things = {word for phrases in told_films().values() for phrase in phrases for word in words(phrase)}
+    """Names in words, without an article in front, by their first; not single words that several films are told by."""
+    told = Counter(word for phrases in told_films().values() for phrase in phrases for word in set(words(phrase)))
     found: dict[str, list[list[str]]] = defaultdict(list)
     for name in (name for names in works().values() for name in names):
         said = unarticled(plain_words(name))
-        if len(said) > 1 or not things.issuperset(map(stem, said)):
+        if len(said) > 1 or told[stem(said[0])] < THING:
             found[said[0]].append(said)
     return found

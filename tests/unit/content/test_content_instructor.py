@@ -21,9 +21,9 @@ from genrec.content.instructor.catalog_view import SIGNS
 from genrec.content.instructor.heads import Heads
 from genrec.content.instructor.instructor import SATISFIES_BY_PICTURE
 from genrec.content.instructor.references import resolve
-from genrec.content.instructor.slots import years_apart
+from genrec.content.instructor.slots import _as_a_name, _years_behind, years_apart
 from genrec.content.instructor.spans import trimmed
-from genrec.content.instructor.understanding import is_a_title
+from genrec.content.instructor.understanding import is_a_kind, is_a_title
 from genrec.content.instructor.weighing import choose, compose, informed
 from genrec.content.instructor.words import content_words, years
 from genrec.encoders.minilm import MiniLMEncoder
@@ -139,6 +139,31 @@ def test_years_are_taken_apart_from_a_wish(text: str, slots: dict[str, object]):
 
 
 @pytest.mark.parametrize(
+    ("target", "text", "years_said"),
+    [
+        ("animation", "Animation, from the noughties, as in my dorm", ("from the noughties",)),
+        ("a romance", "my parents met in 1954, so a romance", ()),
+        ("a romance", "a romance for those who met in 1954", ()),
+        ("noir", "any noir", ()),
+    ],
+)
+def test_years_right_behind_a_wish_belong_to_it(target: str, text: str, years_said: tuple[str, ...]):
+    assert _years_behind(target, text) == years_said
+
+
+@pytest.mark.parametrize(
+    ("title", "text", "name"),
+    [
+        ("Alien", "two aspirin and Alien", True),
+        ("Alien", "an alien and two aspirin", False),
+        ("Alien", "Alien hands in a bag", False),
+    ],
+)
+def test_a_capital_inside_of_a_sentence_makes_a_name(title: str, text: str, name: bool):
+    assert _as_a_name(title, text) == name
+
+
+@pytest.mark.parametrize(
     ("slot", "span", "kept"),
     [
         ("negative", "that snake", "snake"),
@@ -172,6 +197,22 @@ def test_a_title_is_read_with_several_slips(text: str, title: str | None, view):
 )
 def test_a_title_alone_is_told_from_a_sentence(text: str, alone: bool):
     assert is_a_title(text, "Casablanca (1942)") == alone
+
+
+@pytest.mark.parametrize(
+    ("text", "alone"),
+    [
+        ("horror, whichever", True),
+        ("science fiction please", True),
+        ("make it scary", False),
+        ("hello robot", False),
+        ("no horror", False),
+        ("horror with snails", False),
+        ("something nice", False),
+    ],
+)
+def test_a_kind_alone_is_told_from_a_sentence(text: str, alone: bool, view):
+    assert is_a_kind(text, view) == alone
 
 
 def test_this_is_the_only_item_the_antecedent_or_unknown(view):
@@ -229,6 +270,8 @@ def test_search_finds_titles_kinds_years_and_slips(view, encoder):
     assert best("a western", "from the 50s").startswith("High Noon")
     assert best("scary stuff in space").startswith("Alien")
     assert best("grondhog day").startswith("Groundhog")
+    assert best("snow white and the 7 dwarfs").startswith("Snow")
+    assert best("casablanka").startswith("Casablanca")
     without = view.search("horror", 12, negatives=["psycho"], encoder=encoder)
     assert TITLES[without.items[-1]].startswith("Psycho")
     assert "elephant" in view.search("a purple elephant on the moon", 3, encoder=encoder).missing
@@ -246,10 +289,30 @@ def test_search_finds_titles_kinds_years_and_slips(view, encoder):
         ("Fargo", "Fargo, and no Bridgerton this time", ""),
         ("a western", "nothing like Harry Potter, a western please", ""),
         ("a western", "a western rather than the Hunger Games", ""),
+        ("the matrix", "the matrix, with the red pill", "matrix"),
+        ("Bluey. All of Bluey", "", "bluey"),
     ],
 )
 def test_a_known_work_that_is_not_here_is_told(view, encoder, target: str, said: str, lacks: str):
     assert view.search(target, said=said, encoder=encoder).lacks == lacks
+
+
+def test_a_title_before_a_second_one_is_read_with_slips(encoder):
+    titles = ["Dr. Strangelove or: How I Learned to Stop Worrying (1963)", "Star Trek: Insurrection (1998)",
+              "Star Trek: First Contact (1996)", "Strange Days (1995)"]  # fmt: skip
+    there = CatalogView.build(titles, ["War", "Sci-Fi", "Sci-Fi", "Crime"], encoder)
+    found = there.search("doctor strangeluv", encoder=encoder)
+    assert found.items[0] == 0
+    assert found.missing == ()
+    assert there.nearly_named("star treck") is None
+
+
+def test_what_is_wanted_is_not_unwanted(view, encoder):
+    found = view.search("romance", 12, negatives=["weddings"], encoder=encoder)
+    assert "Romance" in FILMS[TITLES[found.items[0]]]
+    assert dict(zip(SIGNS, found.signs.tolist(), strict=True))["coverage"] == 1
+    rid = view.search("a western", 12, negatives=["musicals"], encoder=encoder)
+    assert "Musical" in FILMS[TITLES[rid.items[-1]]]
 
 
 def test_a_work_that_is_here_is_not_lacking(encoder):

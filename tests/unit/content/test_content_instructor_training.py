@@ -240,14 +240,14 @@ def test_a_slip_names_the_title_that_it_is_a_slip_of(view):
     assert view.nearly_named("a walrus knitting socks") is None
 
 
-def test_a_committee_averages_what_its_members_say():
+def test_what_the_readers_say_is_averaged():
     torch.manual_seed(0)
-    config = HeadsConfig(members=2)
+    config = HeadsConfig(readers=2)
     heads = Heads(config).eval()
     given = (torch.randn(1, 5, config.states), torch.ones(1, 5, dtype=torch.bool), torch.zeros(1, 5, dtype=torch.int64),
              torch.randn(1, config.sentence), torch.randn(1, len(FACTS)))  # fmt: skip
     with torch.inference_mode():
-        said = heads.instruction.each(*given)
+        said = [each.instruction(*given) for each in heads.read_by()]
         both = averaged(said).intents_BI
         each = [output.intents_BI.log_softmax(-1) for output in said]
     assert torch.allclose(both, (each[0] + each[1]) / 2)
