@@ -16,7 +16,7 @@ _BESIDE_WORDS = "not no nothing never unlike instead without than except but lik
 _BESIDE = frozenset(_BESIDE_WORDS.split())
 NEAR = 3
 """Words before a name that tell whether it is wanted."""
-THING = 2
+THING = 4
 """Phrases told of films from which a word in them is a thing, and not the name of a work."""
 
 
