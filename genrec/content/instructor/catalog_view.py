@@ -198,9 +198,9 @@ class CatalogView:
     @cached_property
     def _titles_spelled(self) -> tuple[Spelling, NDArray[np.int64]]:
         """Titles and, where one item alone has it, what stands before a second title; the item of each."""
-        names = [" ".join(words(plain_title(title))) for title in self.titles]
-        parts = [_SECOND_TITLE.split(plain_title(title))[0] for title in self.titles]
-        first = [" ".join(words(part)) for part in parts]
+        plain = [plain_title(title) for title in self.titles]
+        names = [" ".join(words(title)) for title in plain]
+        first = [" ".join(words(_SECOND_TITLE.split(title)[0])) for title in plain]
         counts = Counter([*names, *first])
         own = [item for item, name in enumerate(first) if counts[name] == 1]
         return Spelling([*names, *(first[item] for item in own)]), np.array([*range(len(names)), *own], np.int64)
@@ -288,9 +288,9 @@ class CatalogView:
             said: all that the user said, of which ``target`` is a part.
             untold: a phrase told of items that is not to help: the one that the wish was made of.
         """
-        if self.named(target, hidden) is None:
-            spelled = self._spelled_like(target, hidden)
-            target = target if spelled is None else plain_title(self.titles[spelled])
+        spelled = self._spelled_like(target, hidden) if self.named(target, hidden) is None else None
+        if spelled is not None:
+            target = plain_title(self.titles[spelled])
         full = " ".join([target, *constraints])
         span, _ = years(full)
         if span is not None:  # "nothing newer than 1940": the whole sentence tells on which side
@@ -320,7 +320,7 @@ class CatalogView:
         said_N = self._said(frozenset(words(full)), read)
         named = self.named(said or target, hidden)
         if named is None:
-            named = self.nearly_named(target, hidden)
+            named = self._named_mended(target, hidden) if spelled is None else spelled
         if named is not None:
             said_N[named] = 1.0
         score_N = coverage_N + 0.6 * said_N * coverage_N + 0.5 * text_N + 0.5 * title_N
@@ -383,8 +383,12 @@ class CatalogView:
 
         A text that is no more than a title may have slips in several words.
         """
-        found = self._named([self._mended(word) for word in words(text)], hidden)
+        found = self._named_mended(text, hidden)
         return self._spelled_like(text, hidden) if found is None else found
+
+    def _named_mended(self, text: str, hidden: NDArray[np.bool_] | None) -> int | None:
+        """As :meth:`named`, each word that is a slip read as what it is a slip of."""
+        return self._named([self._mended(word) for word in words(text)], hidden)
 
     def _spelled_like(self, text: str, hidden: NDArray[np.bool_] | None) -> int | None:
         """The one item whose whole title, or what stands there before a second one, ``text`` is but for slips."""

@@ -10,7 +10,7 @@ from genrec.content.contracts import Instruction, Medium, Slots
 from genrec.content.instructor.catalog_view import CatalogView, plain_title
 from genrec.content.instructor.lexicon import SOFT, STYLED
 from genrec.content.instructor.references import Reference
-from genrec.content.instructor.spans import DETERMINERS, Spans, medium_in, medium_of, trimmed
+from genrec.content.instructor.spans import DETERMINERS, Spans, longest, medium_in, medium_of, trimmed
 from genrec.content.instructor.understanding import Understanding
 from genrec.content.instructor.words import content_words, fold, words, year_words
 
@@ -34,7 +34,7 @@ def fill_slots(instruction: Instruction, catalog: CatalogView, understood: Under
     # A change that says what to change changes no more than that; "the third one too" repeats the turn before.
     repeated = () if changes and (spans.style or spans.target or spans.constraint or spans.negative) else held
     source = None if makes else _source(instruction, understood, held=bool(held), changes=changes)
-    target = _longest(spans.target)
+    target = longest(spans.target)
     told_years: tuple[str, ...] = ()
     if seeks:
         target, told_years, spans = _sought(instruction.text, source, reference, spans, catalog)
@@ -43,7 +43,7 @@ def fill_slots(instruction: Instruction, catalog: CatalogView, understood: Under
     if target and reference.kind != "none" and _only_points(target, reference.words, source, catalog, changes):
         target = None
     if target is None and (not changes or (repeated and understood.operation in _OF_A_THING)):
-        target = next((found for found in (_longest(each.target) for each in held) if found), None)
+        target = next((found for found in (longest(each.target) for each in held) if found), None)
     if target is None and source is not None and understood.intents["seek"] > 0.5:
         target = plain_title(catalog.titles[source])
     style = None if seeks else next((each.style[-1] for each in (spans, *repeated) if each.style), None)
@@ -77,7 +77,7 @@ def _sought(
     text: str, source: int | None, reference: Reference, spans: Spans, catalog: CatalogView
 ) -> tuple[str | None, tuple[str, ...], Spans]:
     """What is sought, the years said within it, and the spans that are left."""
-    target = _longest(spans.target)
+    target = longest(spans.target)
     if source is not None and reference.kind in ("place", "title"):
         target = plain_title(catalog.titles[source])
     if target is None or _kind_said_beside(target, spans, catalog):
@@ -88,7 +88,7 @@ def _sought(
     if reference.kind in ("none", "this"):
         target = _title_said(text, target, catalog)
     if target and catalog.named(target) is None and not any(map(year_words, (*told_years, *spans.constraint))):
-        told_years = _years_behind(target, text)
+        told_years = years_behind(target, text)
     return target, told_years, spans
 
 
@@ -114,7 +114,7 @@ def years_apart(target: str) -> tuple[str, tuple[str, ...]]:
     return (rest, (trimmed(target[slice(*place)], "constraint"),)) if content_words(rest) else (target, ())
 
 
-def _years_behind(target: str, text: str) -> tuple[str, ...]:
+def years_behind(target: str, text: str) -> tuple[str, ...]:
     """The years that a text names right behind what is wanted, though no span holds them."""
     _, said, behind = text.lower().partition(target.lower())
     place = year_words(behind)
@@ -191,19 +191,15 @@ def _title_said(text: str, target: str | None, catalog: CatalogView) -> str | No
     if target and set(words(title)) <= set(words(target)):
         beyond = [word for word in content_words(target) if word not in words(title) and word not in SOFT]
         return target if beyond else title
-    if target and (catalog.named(target) is not None or not (len(content_words(title)) > 1 or _as_a_name(title, text))):
+    if target and (catalog.named(target) is not None or not (len(content_words(title)) > 1 or as_a_name(title, text))):
         return target  # a word or two that happen to be a title as well
     return title
 
 
-def _as_a_name(title: str, text: str) -> bool:
+def as_a_name(title: str, text: str) -> bool:
     """Whether a text writes a title with its capital inside of a sentence, as only names are."""
     match = re.search(rf"[a-z,] {re.escape(title)}\b", text)
     return match is not None and title[0].isupper()
-
-
-def _longest(values: tuple[str, ...]) -> str | None:
-    return max(values, key=len) if values else None
 
 
 def _without(target: str, title: str) -> str:

@@ -111,6 +111,11 @@ def _likeliest(rows: Sequence[NDArray[np.float32]]) -> list[int]:
     return path[::-1]
 
 
+def longest(values: Sequence[str]) -> str | None:
+    """The span that says most of its slot; None: there is none."""
+    return max(values, key=len, default=None)
+
+
 def trimmed(value: str, slot: str) -> str:
     """A span without punctuation and carrier words at its edges."""
     value = value.strip(_PUNCTUATION)

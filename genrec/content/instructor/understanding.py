@@ -25,7 +25,7 @@ from genrec.content.instructor.heads import (
 )
 from genrec.content.instructor.reading import TURNS_READ, Reader, Tokens
 from genrec.content.instructor.references import Reference, resolve
-from genrec.content.instructor.spans import Spans, spans_of
+from genrec.content.instructor.spans import Spans, longest, spans_of
 from genrec.content.instructor.words import content_words, fold, words, years
 
 SAID_ALONE = 0.9
@@ -183,7 +183,7 @@ def understand(
     titled = named is not None and is_a_title(instruction.text, catalog.titles[named])
     if alone and (titled or (not instruction.shown and is_a_kind(instruction.text, catalog))):
         intents = {name: (1 - SAID_ALONE) / (len(intents) - 1) for name in intents} | {"seek": SAID_ALONE}
-    if catalog.lacking(max(spans[-1].target, key=len, default=instruction.text), instruction.text):
+    if catalog.lacking(longest(spans[-1].target) or instruction.text, instruction.text):
         intents |= {"seek": intents["seek"] + intents["vague"], "vague": 0.0}  # whoever names a work wants it
     return Understanding(
         intents=intents,

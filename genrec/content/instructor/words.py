@@ -41,11 +41,11 @@ _BEFORE_YEARS = re.compile(r"(?:\b(?:made|shot|released|filmed|set) )?\b(?:(?:fr
 _SHORT_YEAR = re.compile(r"(?<!\w)'(\d\d)\b")
 FIRST_YEAR, LAST_YEAR = 1880, 2100
 _ARTICLES = ("the", "a", "an")
-_WRITTEN = {
-    **{"boulevard": "blvd", "doctor": "dr", "mister": "mr", "saint": "st", "versus": "vs"},
-    **{"two": "2", "three": "3", "four": "4", "five": "5", "six": "6", "seven": "7", "eight": "8", "nine": "9"},
-    **{"ten": "10", "eleven": "11", "twelve": "12", "thirteen": "13", "ii": "2", "iii": "3", "iv": "4", "vi": "6"},
-}
+_WRITTEN_TWICE = """
+boulevard=blvd doctor=dr mister=mr saint=st versus=vs two=2 three=3 four=4 five=5 six=6 seven=7 eight=8 nine=9 ten=10
+eleven=11 twelve=12 thirteen=13 ii=2 iii=3 iv=4 vi=6
+"""
+_WRITTEN = dict(pair.split("=") for pair in _WRITTEN_TWICE.split())
 _SCIENCE_FICTION = re.compile(r"\bscience[ -]fiction\b")
 _ALIKE = 0.84
 """Share of equal letters from which one spelling is another with a slip of the keys."""

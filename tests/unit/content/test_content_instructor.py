@@ -21,7 +21,7 @@ from genrec.content.instructor.catalog_view import SIGNS
 from genrec.content.instructor.heads import Heads
 from genrec.content.instructor.instructor import SATISFIES_BY_PICTURE
 from genrec.content.instructor.references import resolve
-from genrec.content.instructor.slots import _as_a_name, _years_behind, years_apart
+from genrec.content.instructor.slots import as_a_name, years_apart, years_behind
 from genrec.content.instructor.spans import trimmed
 from genrec.content.instructor.understanding import is_a_kind, is_a_title
 from genrec.content.instructor.weighing import choose, compose, informed
@@ -148,7 +148,7 @@ def test_years_are_taken_apart_from_a_wish(text: str, slots: dict[str, object]):
     ],
 )
 def test_years_right_behind_a_wish_belong_to_it(target: str, text: str, years_said: tuple[str, ...]):
-    assert _years_behind(target, text) == years_said
+    assert years_behind(target, text) == years_said
 
 
 @pytest.mark.parametrize(
@@ -160,7 +160,7 @@ def test_years_right_behind_a_wish_belong_to_it(target: str, text: str, years_sa
     ],
 )
 def test_a_capital_inside_of_a_sentence_makes_a_name(title: str, text: str, name: bool):
-    assert _as_a_name(title, text) == name
+    assert as_a_name(title, text) == name
 
 
 @pytest.mark.parametrize(
