@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from genrec.content.instructor.lexicon import RECALLING, SOFT, SOFT_SHARE
 from genrec.content.instructor.spelling import Spelling
 from genrec.content.instructor.told import items_told_of, told_films
-from genrec.content.instructor.words import STOP, content_words, fold, slip_of, stem, words, years
+from genrec.content.instructor.words import STOP, content_words, fold, slip_of, stem, unarticled, words, years
 from genrec.content.instructor.works import works_named
 from genrec.encoders.cache import EmbeddingCache
 
@@ -92,6 +92,12 @@ class Found:
     embedding: FloatArray
     missing: tuple[str, ...] = ()
     lacks: str = ""
+
+    @property
+    def ruled_out(self) -> bool:
+        """Whether nothing can satisfy: no item is of the years named, or a known work is named that is not here."""
+        named, met = (float(self.signs[SIGNS.index(name)]) for name in ("years_named", "years_met"))
+        return bool(self.lacks) or (named > 0 and not met)
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,16 +186,31 @@ class CatalogView:
 
     @cached_property
     def _named_by(self) -> dict[str, list[tuple[int, list[str]]]]:
-        """Items with the words of their titles, by the rarest word of each; those that no text names are left out."""
+        """Items with the words that name them, by the rarest word of each; those that no text names are left out.
+
+        An item is named by its title, and by more than a word of it: without its article, and by what stands before a
+        second title where no other item has that.
+        """
         found: dict[str, list[tuple[int, list[str]]]] = defaultdict(list)
-        for item, name in enumerate(self.titles):
-            title = words(plain_title(name))
-            telling = [word for word in title if word not in STOP and word not in self.aliases]
-            alone = len(title) == 1
-            if not telling or (alone and (len(title[0]) < 5 or len(self._postings.get(title[0], ())) > 3)):
-                continue
-            found[min(telling, key=lambda word: len(self._postings.get(word, ())))].append((item, title))
+        titles, first, own = self._names
+        for item, name in enumerate(titles):
+            title = words(name)
+            for said in {tuple(title), tuple(unarticled(title)), tuple(words(first[item])) if own[item] else ()}:
+                telling = [word for word in said if word not in STOP and word not in self.aliases]
+                shortened = len(said) < len(title)
+                alone = len(said) == 1
+                common = alone and (shortened or len(said[0]) < 5 or len(self._postings.get(said[0], ())) > 3)
+                if telling and not common:
+                    found[min(telling, key=lambda word: len(self._postings.get(word, ())))].append((item, [*said]))
         return found
+
+    @cached_property
+    def _names(self) -> tuple[list[str], list[str], list[bool]]:
+        """Titles as people say them, what stands in each before a second title, and whether that is its alone."""
+        plain = [plain_title(title) for title in self.titles]
+        first = [_SECOND_TITLE.split(title)[0] for title in plain]
+        counts = Counter(" ".join(words(name)) for name in (*plain, *first))
+        return plain, first, [counts[" ".join(words(name))] == 1 for name in first]
 
     @cached_property
     def _words_spelled(self) -> Spelling:
@@ -198,12 +219,10 @@ class CatalogView:
     @cached_property
     def _titles_spelled(self) -> tuple[Spelling, NDArray[np.int64]]:
         """Titles and, where one item alone has it, what stands before a second title; the item of each."""
-        plain = [plain_title(title) for title in self.titles]
-        names = [" ".join(words(title)) for title in plain]
-        first = [" ".join(words(_SECOND_TITLE.split(title)[0])) for title in plain]
-        counts = Counter([*names, *first])
-        own = [item for item, name in enumerate(first) if counts[name] == 1]
-        return Spelling([*names, *(first[item] for item in own)]), np.array([*range(len(names)), *own], np.int64)
+        titles, first, own_N = self._names
+        own = [item for item, alone in enumerate(own_N) if alone]
+        names = [*titles, *(first[item] for item in own)]
+        return Spelling([" ".join(words(name)) for name in names]), np.array([*range(len(titles)), *own], np.int64)
 
     def _near_spelling(self, word: str) -> str | None:
         if len(word) < 5 or not word.isalpha():

@@ -20,12 +20,17 @@ from genrec.content.contracts import Instruction
 from genrec.content.instructor.catalog_view import CatalogView
 from genrec.content.instructor.lists import written_lists
 from genrec.content.instructor.references import Reference
+from genrec.content.instructor.spoken import Piece, Spoken
 from genrec.content.instructor.understanding import references
 from genrec.content.instructor.wishes import CARRIED, WishMaker
 
 SLOTS = {"T": "target", "S": "style", "M": "medium", "C": "constraint", "N": "negative"}
 SHARES = {"seek": 0.30, "make": 0.23, "change": 0.25, "vague": 0.10, "dialogue": 0.12}
-"""What the training instructions are made of."""
+"""What the training instructions are made of, beside those that were spoken."""
+SPOKEN_SHARE = 0.12
+"""Of the training instructions, the share drawn from sets that people wrote with what they expect."""
+SWAPPED = 0.5
+"""Of the slots of what was written by hand, the share that gets other words."""
 HAND_SHARE = 0.75
 """Of the texts of a list, the share drawn from sentences.txt where that has some for it."""
 REFINED_TWICE = 0.3
@@ -50,18 +55,18 @@ _NAME = re.compile(r"<(?:([TSMCN]):)?([a-z_]+)>")
 _CHANGES = ("restyle", "recolour", "add", "remove", "crop", "replace", "adjust", "rewrite", "animate")
 _REFINE_OPERATION = {"S": "restyle", "N": "remove", "NT": "replace", "CT": "recolour", "C": "adjust", "T": "add"}
 _COLOURED = "<C:colour>"
-Piece = tuple[str, str | None]
 Span = tuple[int, int, str]
 
 
 @dataclass(frozen=True)
 class Said:
-    """A text with the slots in it, its family and the template it comes from."""
+    """A text with the slots in it, its family and the template it comes from; ``tagged``: all its slots are told."""
 
     text: str
     spans: tuple[Span, ...]
     family: str
     template: str = ""
+    tagged: bool = True
 
 
 @dataclass(frozen=True)
@@ -144,21 +149,32 @@ class Grammar:
 
     def _sentence(self, name: str, sentence: str) -> list[Piece]:
         """A sentence with its own words or others in its slots."""
-        swaps = _SWAPS.get(name) or _SWAPS.get(name.split("_")[-1], {})
         drawn: list[Piece] = []
         position = 0
         for match in _LITERAL.finditer(sentence):
             drawn.extend(self.pieces(sentence[position : match.start()]))
-            letter, said = match[1], match[2]
-            if self.rng.random() < 0.5:
-                if letter in swaps:
-                    said = "".join(text for text, _ in self._named(swaps[letter]))
-                elif name == "seek" and letter == "T":
-                    said = self.instead(said)
-            before, said, after = _carried(said)
-            drawn.extend([(before, None), (said, letter), (after, None)])
+            drawn.extend(self._in_slot(name, match[1], match[2]))
             position = match.end()
         return [*drawn, *self.pieces(sentence[position:])]
+
+    def _in_slot(self, name: str, letter: str, said: str) -> list[Piece]:
+        """The words of a slot of a text like those of list ``name``, or others in their place."""
+        swaps = _SWAPS.get(name) or _SWAPS.get(name.split("_")[-1], {})
+        if self.rng.random() < SWAPPED:
+            if letter in swaps:
+                said = "".join(text for text, _ in self._named(swaps[letter]))
+            elif name == "seek" and letter == "T":
+                said = self.instead(said)
+        before, said, after = _carried(said)
+        return [(before, None), (said, letter), (after, None)]
+
+    def say_again(self, name: str, pieces: Sequence[Piece], family: str, *, tagged: bool) -> Said:
+        """A text that somebody wrote, like those of list ``name``, with its own or other words in its slots."""
+        drawn: list[Piece] = []
+        for text, letter in pieces:
+            drawn.extend([(text, None)] if letter is None else self._in_slot(name, letter, text))
+        text, spans = assemble(self._roughened(drawn))
+        return Said(self._retyped(text), spans, family, tagged=tagged)
 
     def _roughened(self, drawn: list[Piece]) -> list[Piece]:
         rng = self.rng
@@ -235,11 +251,13 @@ class InstructionMaker:
     Args:
         view: titles and texts of the catalog.
         seed: the same seed draws the same instructions.
+        told: cases about this catalog that people wrote.
     """
 
-    def __init__(self, view: CatalogView, seed: int) -> None:
+    def __init__(self, view: CatalogView, seed: int, told: Sequence[Spoken] = ()) -> None:
         self.rng = random.Random(seed)
         self.view = view
+        self.told = told
         self.wishes = WishMaker(view, self.rng)
         self._shown: tuple[int, ...] = ()
         self._reference = ""
@@ -250,7 +268,8 @@ class InstructionMaker:
 
     def draw(self, count: int) -> list[Example]:
         """``count`` instructions of all kinds."""
-        kinds = self.rng.choices(list(SHARES), list(SHARES.values()), k=count)
+        shares = {**SHARES, "spoken": SPOKEN_SHARE / (1 - SPOKEN_SHARE) if self.told else 0.0}
+        kinds = self.rng.choices(list(shares), list(shares.values()), k=count)
         return [getattr(self, f"_{kind}")() for kind in kinds]
 
     def _list(self, least: int = 2) -> tuple[int, ...]:
@@ -351,6 +370,31 @@ class InstructionMaker:
                 turns = (*turns, self._refined_edit()[0])
             said, operation = self._refined_edit()
         return self._example(said, "change", shown=shown, turns=turns, operation=operation, continues=True)
+
+    def _spoken(self) -> Example:
+        told = self.rng.choice(self.told)
+        given, slots = told.case.instruction, told.case.slots
+        name = slots.get("operation", "vague") if told.intent == "change" else told.intent
+        # Another title would not be what the list holds.
+        keeps = told.intent == "seek" and "source_item" in slots
+        said = self.grammar.say_again("" if keeps else name, told.pieces, told.family, tagged=told.tagged)
+        turns = tuple(Said(turn, (), told.family, tagged=False) for turn in given.turns)
+        instruction = replace(given, text=said.text, picture=None)
+        reference, earlier = references(instruction, self.view)
+        # Who changes something without a word of which item goes on with the one before.
+        held = told.continues or (told.intent == "change" and earlier is not None and reference.item is None)
+        return Example(
+            said,
+            turns,
+            instruction,
+            given.picture is not None,
+            reference,
+            earlier,
+            told.intent,
+            slots.get("operation"),
+            held or None,
+            self.view,
+        )
 
     def _turns(self, name: str) -> tuple[Said, ...]:
         """What was said before: a text of list ``name``, at times refined once already."""

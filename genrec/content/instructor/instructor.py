@@ -17,7 +17,7 @@ import torch
 
 from genrec.config import InstructorSettings
 from genrec.content.contracts import Action, Decision, Instruction, Slots
-from genrec.content.instructor.catalog_view import SIGNS, CatalogView, Found, plain_title
+from genrec.content.instructor.catalog_view import CatalogView, Found, plain_title
 from genrec.content.instructor.heads import INTENTS, Heads
 from genrec.content.instructor.questions import question_for
 from genrec.content.instructor.reading import Reader
@@ -128,6 +128,7 @@ class EmbeddedInstructor:
             rejection_weight=self.settings.rejection_weight,
         )
         action, expected = choose(probabilities, self.settings)
+        asked = fitting(asked, action)
         question = None
         lacking = _lacking(action, asked, understood, instruction)
         if lacking:
@@ -163,8 +164,7 @@ class EmbeddedInstructor:
 
         Next to none where no item is of the years named, or a work is named that the catalog does not have.
         """
-        signs = dict(zip(SIGNS, found.signs.tolist(), strict=True))
-        if found.lacks or (signs["years_named"] and not signs["years_met"]):
+        if found.ruled_out:
             return NOT_HERE
         config = self.heads.config
         return sigmoid(self.sufficiency_logit(found) * config.sufficiency_scale + config.sufficiency_shift)
@@ -203,6 +203,13 @@ class EmbeddedInstructor:
             question="What are you looking for, or what shall I make?" if action == "clarify" else None,
             trace=tuple(trace),
         )
+
+
+def fitting(slots: Slots, action: Action) -> Slots:
+    """The slots without those that say nothing of this action: what is retrieved is neither made nor changed."""
+    if action == "retrieve":
+        return slots.model_copy(update={"operation": None, "style": None, "medium": None})
+    return slots.model_copy(update={"operation": None}) if action == "create" else slots
 
 
 def asks_by_picture(instruction: Instruction, slots: Slots) -> bool:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+FIRST_SHARE = 0.8
+"""Share of the instructions and wishes that are drawn over the first of several catalogs."""
+
 
 @dataclass(frozen=True)
 class TrainingPlan:
@@ -30,3 +33,8 @@ class TrainingPlan:
     readers: int = 3
     seed: int = 0
     most_items: int = 2_500
+
+
+def shares_of(catalogs: int) -> list[float]:
+    """Of each catalog: most of the first."""
+    return [FIRST_SHARE, *([(1 - FIRST_SHARE) / (catalogs - 1)] * (catalogs - 1))] if catalogs > 1 else [1.0]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from genrec.content.instructor.catalog_view import CatalogView, plain_title
-from genrec.content.instructor.words import content_words, fold, slip_of, stem, words
+from genrec.content.instructor.words import content_words, fold, plain_words, slip_of, stem, words
 
 Kind = Literal["none", "place", "title", "this"]
 KINDS: tuple[Kind, ...] = ("none", "place", "title", "this")
@@ -139,14 +139,15 @@ def _place(folded: str, length: int) -> tuple[int, str] | None:
 
 def _titled(folded: str, shown: Sequence[int], catalog: CatalogView) -> int | None:
     """The shown item whose title the text says: all of its words, in their order."""
-    said = f" {' '.join(words(folded))} "
-    best, length = None, 0
+    said, exactly = (f" {' '.join(each(folded))} " for each in (words, plain_words))
+    best, most = None, (0, False)
     for item in shown:
         title = plain_title(catalog.titles[item])
         for name in (title, title.split(":")[0]):
             spelled = " ".join(words(name))
-            if content_words(name) and f" {spelled} " in said and len(spelled) > length:
-                best, length = item, len(spelled)
+            found = len(spelled), f" {' '.join(plain_words(name))} " in exactly  # Alien rather than Aliens
+            if content_words(name) and f" {spelled} " in said and found > most:
+                best, most = item, found
     return best if best is not None else _nearly_titled(folded, shown, catalog)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from genrec.content.contracts import Instruction, Medium, Slots
@@ -12,7 +12,7 @@ from genrec.content.instructor.lexicon import SOFT, STYLED
 from genrec.content.instructor.references import Reference
 from genrec.content.instructor.spans import DETERMINERS, Spans, longest, medium_in, medium_of, trimmed
 from genrec.content.instructor.understanding import Understanding
-from genrec.content.instructor.words import content_words, fold, words, year_words
+from genrec.content.instructor.words import content_words, fold, said_as, words, year_words
 
 _MEDIUM_OF: dict[str, Medium] = {"animate": "video", "rewrite": "card"}
 _EMPTY = frozenset(("the", "any", "a", "an", "that", "those", "these", "this", "more", "all", "no"))
@@ -38,6 +38,7 @@ def fill_slots(instruction: Instruction, catalog: CatalogView, understood: Under
     told_years: tuple[str, ...] = ()
     if seeks:
         target, told_years, spans = _sought(instruction.text, source, reference, spans, catalog)
+        target = _work_said(instruction.text, target, understood.lacks)
     if target and changes:
         target = _changed_to(target, reference)
     if target and reference.kind != "none" and _only_points(target, reference.words, source, catalog, changes):
@@ -68,9 +69,17 @@ def fill_slots(instruction: Instruction, catalog: CatalogView, understood: Under
         operation=operation,
         style=style,
         medium=medium,
-        constraints=tuple(constraints),
-        negatives=tuple(value for value in negatives if not _is_meant(value, target, reference)),
+        constraints=_distinct(constraints),
+        negatives=tuple(value for value in _distinct(negatives) if not _is_meant(value, target, reference)),
     )
+
+
+def _distinct(values: Iterable[str]) -> tuple[str, ...]:
+    """Values without those that differ from an earlier one in letter case alone."""
+    found: dict[str, str] = {}
+    for value in values:
+        found.setdefault(fold(value), value)
+    return tuple(found.values())
 
 
 def _sought(
@@ -194,6 +203,13 @@ def _title_said(text: str, target: str | None, catalog: CatalogView) -> str | No
     if target and (catalog.named(target) is not None or not (len(content_words(title)) > 1 or as_a_name(title, text))):
         return target  # a word or two that happen to be a title as well
     return title
+
+
+def _work_said(text: str, target: str | None, lacks: str) -> str | None:
+    """The whole name of a known work, where the target is a part of it: "finding nemo" rather than "nemo"."""
+    work = lacks.split()
+    part = bool(work) and set(words(target or "")) < set(work)
+    return (said_as(work, text) or target) if part else target
 
 
 def as_a_name(title: str, text: str) -> bool:

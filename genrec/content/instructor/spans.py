@@ -50,6 +50,7 @@ _JOINS = {"target": r",? |,? and | & | \\+ ", "constraint": r" "}
 """What may stand between two spans that are one, by slot."""
 _STARTS_G = np.array([not tag.startswith("I") for tag in TAGS])
 _FOLLOWS_GG = np.array([[not tag.startswith("I") or before[1:] == tag[1:] for tag in TAGS] for before in TAGS])
+_COMPOUND = re.compile(r"[^\W_]-[^\W_]|\d[:.]\d|n't")
 _PUNCTUATION = " \t\n,.;:!?\"'()[]-–—…"
 
 
@@ -70,7 +71,7 @@ def spans_of(text: str, offsets: Sequence[tuple[int, int]], scores_TG: NDArray[n
     ends: list[int] = []
     rows: list[NDArray[np.float32]] = []
     for (begin, end), row in zip(offsets, scores_TG, strict=True):
-        if ends and begin == ends[-1] and begin > 0 and text[begin - 1].isalnum() and text[begin].isalnum():
+        if ends and begin == ends[-1] and begin > 0 and _one_word(text, begin):
             ends[-1] = end
             continue
         begins.append(begin)
@@ -93,6 +94,15 @@ def spans_of(text: str, offsets: Sequence[tuple[int, int]], scores_TG: NDArray[n
         if value:
             found[slot].append(value)
     return Spans(**{slot: tuple(dict.fromkeys(values)) for slot, values in found.items()})
+
+
+def _one_word(text: str, place: int) -> bool:
+    """Whether what ends and what begins here are parts of one word: of letters, "ten-second", "hasn't", "16:9"."""
+    if text[place - 1].isalnum() and text[place].isalnum():
+        return True
+    sign = place - 1 if text[place].isalnum() else place
+    around = text[sign - 1 : sign + 2] if sign else ""
+    return _COMPOUND.fullmatch(around) is not None
 
 
 def _likeliest(rows: Sequence[NDArray[np.float32]]) -> list[int]:

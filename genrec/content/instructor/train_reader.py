@@ -72,7 +72,7 @@ def _is_held_out(family: str, seed: int) -> bool:
 
 def _tags(said: Said, part: Tokens) -> NDArray[np.int64]:
     """int64 [T], the tag of each token."""
-    tags = np.zeros(len(part.ids), np.int64)
+    tags = np.full(len(part.ids), 0 if said.tagged else NOT_SCORED, np.int64)
     for begin, end, slot in said.spans:
         place = "B"
         for token, (token_begin, token_end) in enumerate(part.offsets):
@@ -186,7 +186,8 @@ def _measured(heads: ReaderHeads, reader: Reader, held_out: Sequence[Labelled]) 
             operations += int((output.operations_BO.argmax(-1) == meant[:, 1]).sum())
             for row, each in enumerate(batch):
                 found = output.tags_BTG[row, : len(each.tags_T)].argmax(-1).numpy()
-                right_tags, tags = right_tags + int((found == each.tags_T).sum()), tags + len(found)
+                right_tags += int((found == each.tags_T).sum())
+                tags += int((each.tags_T != NOT_SCORED).sum())
     return {
         "intent_accuracy": round(intents / max(len(held_out), 1), 4),
         "operation_accuracy": round(operations / max(len(held_out), 1), 4),

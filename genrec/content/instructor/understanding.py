@@ -47,6 +47,7 @@ class Understanding:
         earlier: spans of the turns, the newest first.
         reference: what the text points at.
         earlier_item: what the turns pointed at last.
+        lacks: a known work that the text names and the catalog does not have, in stems; empty: none.
     """
 
     intents: dict[str, float]
@@ -57,6 +58,7 @@ class Understanding:
     earlier: tuple[Spans, ...]
     reference: Reference
     earlier_item: int | None
+    lacks: str = ""
 
 
 @dataclass(frozen=True)
@@ -183,7 +185,8 @@ def understand(
     titled = named is not None and is_a_title(instruction.text, catalog.titles[named])
     if alone and (titled or (not instruction.shown and is_a_kind(instruction.text, catalog))):
         intents = {name: (1 - SAID_ALONE) / (len(intents) - 1) for name in intents} | {"seek": SAID_ALONE}
-    if catalog.lacking(longest(spans[-1].target) or instruction.text, instruction.text):
+    lacks = catalog.lacking(longest(spans[-1].target) or instruction.text, instruction.text)
+    if lacks:
         intents |= {"seek": intents["seek"] + intents["vague"], "vague": 0.0}  # whoever names a work wants it
     return Understanding(
         intents=intents,
@@ -194,4 +197,5 @@ def understand(
         earlier=tuple(reversed(spans[:-1])),
         reference=reference,
         earlier_item=earlier_item,
+        lacks=lacks,
     )

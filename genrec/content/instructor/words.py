@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Sequence
 from difflib import SequenceMatcher
 
 _WORD = re.compile(r"[a-z0-9]+(?:'[a-z]+)?")
@@ -101,6 +102,16 @@ def plain_words(text: str) -> list[str]:
 def words(text: str) -> list[str]:
     """Stems of all words, in order."""
     return [stem(word) for word in plain_words(text)]
+
+
+def said_as(stems: Sequence[str], text: str) -> str | None:
+    """How a text says these words (stems), one behind another; None: it does not."""
+    places = list(_WORD.finditer(fold(text)))
+    told = [stem(place[0]) for place in places]
+    for begin in range(len(told) - len(stems) + 1):
+        if told[begin : begin + len(stems)] == list(stems) and len(fold(text)) == len(text):
+            return text[places[begin].start() : places[begin + len(stems) - 1].end()]
+    return None
 
 
 def unarticled(said: list[str]) -> list[str]:

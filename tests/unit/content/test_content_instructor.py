@@ -19,7 +19,7 @@ from genrec.content.contracts import ACTIONS, Instruction, Slots
 from genrec.content.instructor import CatalogView, InstructionError, Instructor, load_instructor
 from genrec.content.instructor.catalog_view import SIGNS
 from genrec.content.instructor.heads import Heads
-from genrec.content.instructor.instructor import SATISFIES_BY_PICTURE
+from genrec.content.instructor.instructor import SATISFIES_BY_PICTURE, fitting
 from genrec.content.instructor.references import resolve
 from genrec.content.instructor.slots import as_a_name, years_apart, years_behind
 from genrec.content.instructor.spans import trimmed
@@ -213,6 +213,14 @@ def test_a_title_alone_is_told_from_a_sentence(text: str, alone: bool):
 )
 def test_a_kind_alone_is_told_from_a_sentence(text: str, alone: bool, view):
     assert is_a_kind(text, view) == alone
+
+
+def test_of_two_titles_alike_the_one_said_is_meant():
+    titles = ["Aliens (1986)", "Alien (1979)"]
+    catalog = CatalogView(titles, titles, np.zeros((2, 2), np.float32), np.zeros((2, 2), np.float32))
+    for item, said in enumerate(("Aliens", "Alien")):
+        for shown in ((0, 1), (1, 0)):
+            assert resolve(f"paint out the egg in {said}", shown, catalog).item == item
 
 
 def test_this_is_the_only_item_the_antecedent_or_unknown(view):
@@ -422,6 +430,19 @@ def test_a_change_carries_only_what_it_leaves_open(instructor, view):
     assert (own.source_item, own.operation, own.style) == (0, "add", None)
     titled = instructor.decide(Instruction("make the Fargo poster brighter", shown=(9, 3, 5)), view).slots
     assert (titled.source_item, titled.target) == (9, None)
+
+
+def test_a_work_that_is_not_here_is_wanted_by_its_whole_name(instructor, view):
+    decision = instructor.decide(Instruction("looking for finding nemo, my toddler insists"), view)
+    assert (decision.action, decision.slots.target) == ("create", "finding nemo")
+
+
+@pytest.mark.parametrize(
+    ("action", "left"), [("retrieve", {}), ("create", {"style", "medium"}), ("edit", {"operation", "style", "medium"})]
+)
+def test_slots_fit_the_action(action, left):
+    slots = Slots(target="fox", operation="restyle", style="ink", medium="image")
+    assert {name for name, value in fitting(slots, action).model_dump().items() if value} == {"target", *left}
 
 
 def test_an_edit_of_nobody_knows_what_is_asked_back(instructor, view):
