@@ -195,7 +195,8 @@ class CatalogView:
         titles, first, own = self._names
         for item, name in enumerate(titles):
             title = words(name)
-            for said in {tuple(title), tuple(unarticled(title)), tuple(words(first[item])) if own[item] else ()}:
+            names = (title, unarticled(title), words(first[item]) if own[item] else title)
+            for said in dict.fromkeys(map(tuple, names)):
                 telling = [word for word in said if word not in STOP and word not in self.aliases]
                 shortened = len(said) < len(title)
                 alone = len(said) == 1

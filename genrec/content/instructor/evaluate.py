@@ -3,8 +3,8 @@
 Macro-F1 over the four actions, the expected calibration error of the action taken, slots F1, the confusion matrix,
 and two rates: over-generation (something is edited or made though the catalog satisfies) and under-generation (the
 catalog is searched though something was to be made or changed). Beside it two rules: always retrieve, and BM25 with a
-threshold chosen on the dev set. Intervals are 95% bootstrap intervals over families, so that ten wordings of one idea
-count as one.
+threshold chosen on the set ``dev``. Intervals are 95% bootstrap intervals over families, so that ten wordings of one
+idea count as one.
 
 Slots: a text slot scores the overlap of its words with the expected ones (F1 of the two bags, articles left out);
 style, medium, operation and item score 1 when equal (styles: when they share a word). "exact" asks for equal texts.
@@ -50,7 +50,7 @@ class Case:
 
 
 def load_cases(split: str, view: CatalogView) -> list[Case]:
-    """The cases of ``dev``, ``check``, ``second``, ``calibration`` or ``test`` (evaluation/*.jsonl)."""
+    """The cases of ``test``, ``fifth``, ``calibration`` or a set that trains (evaluation/*.jsonl)."""
     index = {title: item for item, title in reversed(list(enumerate(view.titles)))}
     lines = files(__package__).joinpath("evaluation", f"{split}.jsonl").read_text(encoding="utf-8").splitlines()
     return [_case(json.loads(line), index) for line in lines]

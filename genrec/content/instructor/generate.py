@@ -251,13 +251,13 @@ class InstructionMaker:
     Args:
         view: titles and texts of the catalog.
         seed: the same seed draws the same instructions.
-        told: cases about this catalog that people wrote.
+        spoken: what people wrote about this catalog, to draw from as well.
     """
 
-    def __init__(self, view: CatalogView, seed: int, told: Sequence[Spoken] = ()) -> None:
+    def __init__(self, view: CatalogView, seed: int, spoken: Sequence[Spoken] = ()) -> None:
         self.rng = random.Random(seed)
         self.view = view
-        self.told = told
+        self.spoken = spoken
         self.wishes = WishMaker(view, self.rng)
         self._shown: tuple[int, ...] = ()
         self._reference = ""
@@ -268,7 +268,7 @@ class InstructionMaker:
 
     def draw(self, count: int) -> list[Example]:
         """``count`` instructions of all kinds."""
-        shares = {**SHARES, "spoken": SPOKEN_SHARE / (1 - SPOKEN_SHARE) if self.told else 0.0}
+        shares = {**SHARES, "spoken": SPOKEN_SHARE / (1 - SPOKEN_SHARE) if self.spoken else 0.0}
         kinds = self.rng.choices(list(shares), list(shares.values()), k=count)
         return [getattr(self, f"_{kind}")() for kind in kinds]
 
@@ -372,17 +372,17 @@ class InstructionMaker:
         return self._example(said, "change", shown=shown, turns=turns, operation=operation, continues=True)
 
     def _spoken(self) -> Example:
-        told = self.rng.choice(self.told)
-        given, slots = told.case.instruction, told.case.slots
-        name = slots.get("operation", "vague") if told.intent == "change" else told.intent
+        drawn = self.rng.choice(self.spoken)
+        given, slots = drawn.case.instruction, drawn.case.slots
+        name = slots.get("operation", "vague") if drawn.intent == "change" else drawn.intent
         # Another title would not be what the list holds.
-        keeps = told.intent == "seek" and "source_item" in slots
-        said = self.grammar.say_again("" if keeps else name, told.pieces, told.family, tagged=told.tagged)
-        turns = tuple(Said(turn, (), told.family, tagged=False) for turn in given.turns)
+        keeps = drawn.intent == "seek" and "source_item" in slots
+        said = self.grammar.say_again("" if keeps else name, drawn.pieces, drawn.family, tagged=drawn.tagged)
+        turns = tuple(Said(turn, (), drawn.family, tagged=False) for turn in given.turns)
         instruction = replace(given, text=said.text, picture=None)
         reference, earlier = references(instruction, self.view)
         # Who changes something without a word of which item goes on with the one before.
-        held = told.continues or (told.intent == "change" and earlier is not None and reference.item is None)
+        held = drawn.continues or (drawn.intent == "change" and earlier is not None and reference.item is None)
         return Example(
             said,
             turns,
@@ -390,7 +390,7 @@ class InstructionMaker:
             given.picture is not None,
             reference,
             earlier,
-            told.intent,
+            drawn.intent,
             slots.get("operation"),
             held or None,
             self.view,

@@ -83,8 +83,9 @@ def _drawn(views: Sequence[CatalogView], instructions: int, seed: int) -> list[E
     """Instructions over these catalogs."""
     examples: list[Example] = []
     for number, (view, share) in enumerate(zip(views, shares_of(len(views)), strict=True)):
-        told = () if number else spoken(view)
-        examples += InstructionMaker(view, seed + number, told).draw(int(instructions * share))
+        examples += InstructionMaker(view, seed + number, () if number else spoken(view)).draw(
+            int(instructions * share)
+        )
     return examples
 
 
