@@ -32,6 +32,8 @@ EVALUATED = {
     "instructor": "genrec.content.instructor.command",
     "fidelity": "genrec.content.fidelity.command",
 }
+INSTRUCTION_SETS = ("test", "fifth", "calibration", "dev", "check", "second", "third", "fourth")
+"""Hand-written sets of the instructor; from ``dev`` on they train it and measure nothing."""
 ALL = "all"
 NEED_CORPUS = {("train", "creator"), ("train", "encoder"), ("train", "judge"),
                ("train", "restyler"),
@@ -77,6 +79,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     evaluate.add_argument("--corpus", type=Path, metavar="DIR", help="what `content corpus` wrote")
     evaluate.add_argument("--out", type=Path, default=Path("content-evaluation"), metavar="DIR", help="figures, sheets")
     evaluate.add_argument("--seed", type=int, default=0, metavar="N", help="of what is drawn at random")
+    evaluate.add_argument(
+        "--split", choices=INSTRUCTION_SETS, default="test", help="instructor: test, or fifth, by other hands"
+    )
 
 
 def run_content(options: argparse.Namespace, settings: Settings, console: Console) -> None:

@@ -54,8 +54,8 @@ def run(options: argparse.Namespace, settings: Settings, console: Console) -> No
     console.print(table)
 
 
-def evaluate(options: argparse.Namespace, settings: Settings, console: Console, split: str = "test") -> None:
-    """Print and write how well the instructor decides on the hand-written set, beside two rules."""
+def evaluate(options: argparse.Namespace, settings: Settings, console: Console) -> None:
+    """Print and write how well the instructor decides on the hand-written set ``split``, beside two rules."""
     import torch
 
     from genrec.content.instructor import evaluate as measuring
@@ -67,6 +67,7 @@ def evaluate(options: argparse.Namespace, settings: Settings, console: Console, 
     instructor = load_instructor(settings.content.instructor)
     items = movies()
     view = CatalogView.build(items.titles, items.texts, instructor.encoder, Path(options.out) / "embeddings")
+    split = options.split
     cases, dev = measuring.load_cases(split, view), measuring.load_cases("dev", view)
     instructor.decide(cases[0].instruction, view)  # loads the model, so that the first time is not counted
     decisions, took = measuring.decide_all(instructor, view, cases)

@@ -29,6 +29,7 @@ from genrec.content.instructor.told import items_told_of, told_films
 from genrec.content.instructor.train_sufficiency import descriptions
 from genrec.content.instructor.wishes import CARRIED, WishMaker
 from genrec.content.instructor.words import content_words, fold, words
+from genrec.content_command import INSTRUCTION_SETS
 
 
 @pytest.fixture(scope="module")
@@ -316,6 +317,7 @@ def test_no_instruction_that_trains_has_nearly_the_words_of_one_of_the_test(view
 
 def test_what_calibrates_does_not_train(view):
     assert not set(SETS) & {*SPLITS, "test"}
+    assert set(INSTRUCTION_SETS) == {"test", *SPLITS, *SETS}
     trains, calibrates = (
         {(case.instruction.text, case.instruction.turns) for split in splits for case in load_cases(split, view)}
         for splits in (SETS, SPLITS)
