@@ -168,6 +168,11 @@ class CatalogView:
         return len(self.titles)
 
     @cached_property
+    def item_by_title(self) -> dict[str, int]:
+        """The first item of each title."""
+        return {title: item for item, title in reversed(list(enumerate(self.titles)))}
+
+    @cached_property
     def _postings(self) -> dict[str, NDArray[np.int64]]:
         found: dict[str, list[int]] = defaultdict(list)
         for item, text in enumerate(self.texts):
@@ -192,11 +197,8 @@ class CatalogView:
         second title where no other item has that.
         """
         found: dict[str, list[tuple[int, list[str]]]] = defaultdict(list)
-        titles, first, own = self._names
-        for item, name in enumerate(titles):
-            title = words(name)
-            names = (title, unarticled(title), words(first[item]) if own[item] else title)
-            for said in dict.fromkeys(map(tuple, names)):
+        for item, (title, first) in enumerate(zip(*self._names, strict=True)):
+            for said in dict.fromkeys(map(tuple, (title, unarticled(title), first or title))):
                 telling = [word for word in said if word not in STOP and word not in self.aliases]
                 shortened = len(said) < len(title)
                 alone = len(said) == 1
@@ -206,12 +208,13 @@ class CatalogView:
         return found
 
     @cached_property
-    def _names(self) -> tuple[list[str], list[str], list[bool]]:
-        """Titles as people say them, what stands in each before a second title, and whether that is its alone."""
+    def _names(self) -> tuple[list[list[str]], list[list[str]]]:
+        """Words of the titles, and of what stands in each before a second title; empty where it is not its alone."""
         plain = [plain_title(title) for title in self.titles]
-        first = [_SECOND_TITLE.split(title)[0] for title in plain]
-        counts = Counter(" ".join(words(name)) for name in (*plain, *first))
-        return plain, first, [counts[" ".join(words(name))] == 1 for name in first]
+        titles = [words(title) for title in plain]
+        first = [words(_SECOND_TITLE.split(title)[0]) for title in plain]
+        counts = Counter(map(tuple, (*titles, *first)))
+        return titles, [name if counts[tuple(name)] == 1 else [] for name in first]
 
     @cached_property
     def _words_spelled(self) -> Spelling:
@@ -220,10 +223,10 @@ class CatalogView:
     @cached_property
     def _titles_spelled(self) -> tuple[Spelling, NDArray[np.int64]]:
         """Titles and, where one item alone has it, what stands before a second title; the item of each."""
-        titles, first, own_N = self._names
-        own = [item for item, alone in enumerate(own_N) if alone]
+        titles, first = self._names
+        own = [item for item, name in enumerate(first) if name]
         names = [*titles, *(first[item] for item in own)]
-        return Spelling([" ".join(words(name)) for name in names]), np.array([*range(len(titles)), *own], np.int64)
+        return Spelling([" ".join(name) for name in names]), np.array([*range(len(titles)), *own], np.int64)
 
     def _near_spelling(self, word: str) -> str | None:
         if len(word) < 5 or not word.isalpha():

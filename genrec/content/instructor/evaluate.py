@@ -51,9 +51,8 @@ class Case:
 
 def load_cases(split: str, view: CatalogView) -> list[Case]:
     """The cases of ``test``, ``fifth``, ``calibration`` or a set that trains (evaluation/*.jsonl)."""
-    index = {title: item for item, title in reversed(list(enumerate(view.titles)))}
     lines = files(__package__).joinpath("evaluation", f"{split}.jsonl").read_text(encoding="utf-8").splitlines()
-    return [_case(json.loads(line), index) for line in lines]
+    return [_case(json.loads(line), view.item_by_title) for line in lines]
 
 
 def _case(row: Mapping[str, Any], index: Mapping[str, int]) -> Case:

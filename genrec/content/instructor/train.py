@@ -50,20 +50,20 @@ def train(
     full = CatalogView.build(catalogs[0].titles, catalogs[0].texts, encoder)
     torch.manual_seed(plan.seed)
     heads = Heads(HeadsConfig(encoder=encoder.identity, readers=plan.readers))
-    logger.info("catalog embedded: %.0f s", time.monotonic() - began)
+    views = _views(catalogs, plan.most_items, plan.seed, encoder, full)
+    logger.info("catalogs embedded: %.0f s", time.monotonic() - began)
     measured: dict[str, Any] = {}
     for number in range(plan.readers):
         seed = plan.seed + number
-        views = _views(catalogs, plan.most_items, seed, encoder, full)
+        own = _views(catalogs, plan.most_items, seed, encoder, full) if number else views
         torch.manual_seed(seed)
         learnt = ReaderHeads(heads.config)
-        told = labelled(_drawn(views, plan.instructions, seed), Reader(encoder, learnt.adapters), seed)
+        told = labelled(_drawn(own, plan.instructions, seed), Reader(encoder, learnt.adapters), seed)
         logger.info("reader %d: %d instructions drawn, %.0f s", number, len(told), time.monotonic() - began)
         found = fit_reader(learnt, told, plan, seed, encoder)
         logger.info("reader %d: %s, %.0f s", number, found, time.monotonic() - began)
         measured |= {f"reader_{number}_{name}": value for name, value in found.items()}
         heads.readers[number] = learnt
-    views = _views(catalogs, plan.most_items, plan.seed, encoder, full)
     measured |= fit_sufficiency(heads.rounded(), views, plan, encoder)
     logger.info("sufficiency: %s, %.0f s", measured, time.monotonic() - began)
     calibration = calibrate(heads.rounded(), full, encoder)

@@ -11,7 +11,6 @@ Shape letters: B wishes, E width of their embeddings, F signs.
 from __future__ import annotations
 
 import zlib
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -154,11 +153,11 @@ def _described(view: CatalogView, encoder: MiniLMEncoder) -> Wishes:
     found = []
     told = list(descriptions(view))
     embeddings = encoder.encode([text for text, _ in told])
+    name_N = np.array([plain_title(title) for title in view.titles])
     for number, ((text, item), embedding) in enumerate(zip(told, embeddings, strict=True)):
         found.append((view.search(text, embedding=embedding, said=text), item is not None))
         if item is not None and number % HIDDEN_EVERY == 0:
-            name = plain_title(view.titles[item])
-            hidden_N = np.array([plain_title(title) == name for title in view.titles])
+            hidden_N = name_N == name_N[item]
             found.append((view.search(text, embedding=embedding, said=text, hidden=hidden_N), False))
     return Wishes.of([(each, truth) for each, truth in found if not each.ruled_out])
 
@@ -166,11 +165,8 @@ def _described(view: CatalogView, encoder: MiniLMEncoder) -> Wishes:
 def descriptions(view: CatalogView) -> Iterator[tuple[str, int | None]]:
     """Films as people describe them (described.yaml): the words, and the item; None: there is no such film."""
     table = yaml.safe_load(files(__package__).joinpath("described.yaml").read_text(encoding="utf-8"))
-    items = defaultdict(list)
-    for item, title in enumerate(view.titles):
-        items[title].append(item)
     for title, texts in table["films"].items():
         for text in texts:
-            yield text, items[title][0]
+            yield text, view.item_by_title[title]
     for text in table["nobody's"]:
         yield text, None
